@@ -1,0 +1,248 @@
+"""Everything that can happen in a session, as a closed union of frozen dataclasses.
+
+The engine yields events; the screen, the trace file and `--json` read them and cannot influence it. What
+flows back is cancellation, and the answer to a question that an event asks (`AskConsent`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What model calls took. `cost_usd` is None once one call had no known price.
+
+    `estimated` is True when a provider's numbers were missing and tokens were counted here instead.
+    """
+
+    calls: int = 0
+    sub_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float | None = 0.0
+    estimated: bool = False
+
+    def __add__(self, other: "Usage") -> "Usage":
+        unpriced = self.cost_usd is None or other.cost_usd is None
+        return Usage(
+            calls=self.calls + other.calls,
+            sub_calls=self.sub_calls + other.sub_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cost_usd=None if unpriced else (self.cost_usd or 0.0) + (other.cost_usd or 0.0),
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """`depth` 0 is the user's question; a child RLM is a turn of its own, one level deeper."""
+
+    turn: int
+    question: str
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Something slow is under way: the image is built, the container starts, the namespace returns."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """The user should know. `level` is `info` or `warning`."""
+
+    text: str
+    level: str = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    step: int
+    max_steps: int
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyDelta:
+    """A piece of the root model's prose, as it streams in."""
+
+    text: str
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyFinished:
+    """The root model's reply, cut after its first block. `code` is None when it holds none."""
+
+    step: int
+    prose: str
+    code: str | None
+    reasoning: str
+    usage: Usage
+    model: str
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutput:
+    """A piece of what the running cell printed."""
+
+    text: str
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFinished:
+    """`status` is `ok`, `error`, `interrupted`, `final` or `rolled_back`; `shown` is what the model sees."""
+
+    step: int
+    cell: int
+    status: str
+    shown: str
+    total_chars: int
+    error: str
+    duration_s: float
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallsStarted:
+    """A batch of sub-calls was sent. `batch` numbers it within the session."""
+
+    batch: int
+    total: int
+    model: str
+    estimate_usd: float | None
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallFinished:
+    """One sub-call of a batch. `error` is empty when it succeeded; prompts and replies are cut to a head."""
+
+    batch: int
+    index: int
+    prompt: str
+    reply: str
+    error: str
+    usage: Usage
+    duration_s: float
+    done: int
+    total: int
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallsFinished:
+    batch: int
+    total: int
+    failed: int
+    duration_s: float
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reminder:
+    """The reply had neither a block nor an answer; the root model is told once."""
+
+    step: int
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskConsent:
+    """May this path be read? Whoever shows the event sets `answer`; unanswered, it is a no."""
+
+    path: str
+    real_path: str
+    reason: str
+    answer: "asyncio.Future[bool]" = dataclasses.field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to a turn, in a file of the state folder: it may be larger than memory.
+
+    `format` is `text`, `json` (a JSON document) or `repr`. `text` is the whole answer when it is at most
+    1 MiB, else its beginning.
+    """
+
+    path: str
+    size_bytes: int
+    format: str
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceSaved:
+    size_bytes: int
+    skipped: tuple[tuple[str, str], ...]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """A finished turn became one message: how long its messages were, and how long that one is."""
+
+    turn: int
+    before_chars: int
+    after_chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFinished:
+    """`status` is `ok`, `no_answer`, `budget`, `interrupted` or `error`.
+
+    Unless it is `ok`, `error` names what stood in the way (a class of `rlm.errors`), `message` says it in a
+    sentence or two, and `hint` what to do.
+    """
+
+    turn: int
+    status: str
+    steps: int
+    answer: Answer | None
+    usage: Usage
+    session_usage: Usage
+    duration_s: float
+    error: str = ""
+    message: str = ""
+    hint: str = ""
+    depth: int = 0
+
+
+Event = (
+    TurnStarted
+    | Progress
+    | Notice
+    | StepStarted
+    | ReplyDelta
+    | ReplyFinished
+    | CellOutput
+    | CellFinished
+    | SubCallsStarted
+    | SubCallFinished
+    | SubCallsFinished
+    | Reminder
+    | AskConsent
+    | NamespaceSaved
+    | Compacted
+    | TurnFinished
+)
+
+LIVE_ONLY = (ReplyDelta, CellOutput, Progress, AskConsent)
+"""Events that are not written to the trace: what they carry is in the event that ends them."""
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as it stands in `events.jsonl`: its fields, and its name under `event`."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
