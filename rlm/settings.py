@@ -1,0 +1,149 @@
+"""Every setting: the frozen dataclasses they end in, and what each is called and may be in each place.
+
+It reads no file and no environment: `rlm.layers` does, and `rlm.config` merges what was read.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlm.kinds import Address, Kind, Number, Params, Price, PriceConfig, Size, Switch, Text, Texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model as litellm names it. `api_base` and `api_key_env` are None for the provider's own.
+
+    `api_key_env` is the name of the variable that holds the key, never the key. `price` is None when it is
+    left to litellm to know.
+    """
+
+    model: str
+    api_base: str | None = None
+    api_key_env: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    price: PriceConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one question may take; the cell's time counts active compute only.
+
+    `max_tokens` caps models without a price. Batches estimated above `confirm_above_usd` are asked about.
+    """
+
+    max_cost_usd: float = 1.00
+    max_steps: int = 30
+    max_depth: int = 1
+    max_sub_calls: int = 1000
+    max_tokens: int = 5_000_000
+    cell_timeout_s: float = 120
+    timeout_s: float = 1800
+    parallel: int = 16
+    confirm_above_usd: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """The container. `image` is the public base that ours is built from; `runtime` None is the engine's."""
+
+    memory_bytes: int = 2 * 1024**3
+    cpus: float = 2.0
+    pids: int = 128
+    packages: tuple[str, ...] = ()
+    image: str = "python:3.12-slim-bookworm"
+    runtime: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings, merged. `sources` tells per dotted key where its value came from.
+
+    `environ` is where keys are looked up: the variables exported to the process, then those of `.env`.
+    `allow` holds real paths. `warnings` are for the user to read once.
+    """
+
+    root: ModelConfig
+    sub: ModelConfig
+    limits: Limits = Limits()
+    sandbox: SandboxConfig = SandboxConfig()
+    compaction: bool = True
+    allow: tuple[Path, ...] = ()
+    aliases: Mapping[str, ModelConfig] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
+
+    def resolve(self, name: str) -> ModelConfig:
+        """The model behind an alias, else the model of that name at its provider's own address."""
+        return self.aliases.get(name) or ModelConfig(model=name)
+
+
+MODEL = Text(r"(?!.*://)\S+", "must be a model name such as openai/gpt-5, not empty and not an address")
+MODEL_KINDS: Mapping[str, Kind] = {
+    "model": MODEL,
+    "api_base": Address(),
+    "api_key_env": Text(r"[A-Za-z_][A-Za-z0-9_]*", "must be the name of an environment variable"),
+    "params": Params(),
+    "price": Price(),
+}
+REQUIREMENT = r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!,<>=~-]+)?"
+IMAGE = r"[a-z0-9][A-Za-z0-9._/:@-]*"
+GLM_MODEL = Text(MODEL.pattern, MODEL.must, empty=True)
+
+KINDS: Mapping[str, Kind] = {
+    **{f"root_llm.{name}": kind for name, kind in MODEL_KINDS.items()},
+    **{f"sub_llm.{name}": kind for name, kind in MODEL_KINDS.items()},
+    "glm_coding.enabled": Switch(),
+    "glm_coding.api_base": Address(empty=True),
+    "glm_coding.api_key_env": MODEL_KINDS["api_key_env"],
+    "glm_coding.root_model": GLM_MODEL,
+    "glm_coding.sub_model": GLM_MODEL,
+    "memory_compaction.enabled": Switch(),
+    "limits.max_cost_usd": Number(0, 100_000),
+    "limits.max_steps": Number(1, 10_000, whole=True),
+    "limits.max_depth": Number(0, 8, whole=True),
+    "limits.max_sub_calls": Number(0, 1_000_000, whole=True),
+    "limits.max_tokens": Number(1, 10**12, whole=True),
+    "limits.cell_timeout_s": Number(1, 86_400),
+    "limits.timeout_s": Number(1, 7 * 86_400),
+    "limits.parallel": Number(1, 1024, whole=True),
+    "limits.confirm_above_usd": Number(0, 100_000),
+    "sandbox.memory": Size(256 * 1024**2, 1024**4),
+    "sandbox.cpus": Number(0.1, 1024),
+    "sandbox.pids": Number(32, 4096, whole=True),
+    "sandbox.packages": Texts(Text(REQUIREMENT, "must be a package name, with a version if any"), ","),
+    "sandbox.image": Text(IMAGE, "must be the name of an image"),
+    "sandbox.runtime": Text(r"[A-Za-z0-9][A-Za-z0-9._-]*", "must be the name of a container runtime"),
+    "allow": Texts(Text(r"[^\0]+", "must be a path"), os.pathsep),
+}
+"""What each dotted key of a configuration file may be, `aliases` apart."""
+
+SHORT_NAMES: Mapping[str, str] = {
+    "model": "root_llm.model",
+    "api_base": "root_llm.api_base",
+    "api_key_env": "root_llm.api_key_env",
+    "sub_model": "sub_llm.model",
+    "sub_api_base": "sub_llm.api_base",
+    "sub_api_key_env": "sub_llm.api_key_env",
+    "glm_coding": "glm_coding.enabled",
+    "compaction": "memory_compaction.enabled",
+    "max_cost": "limits.max_cost_usd",
+    "max_steps": "limits.max_steps",
+    "max_depth": "limits.max_depth",
+    "max_sub_calls": "limits.max_sub_calls",
+    "max_tokens": "limits.max_tokens",
+    "cell_timeout": "limits.cell_timeout_s",
+    "timeout": "limits.timeout_s",
+    "parallel": "limits.parallel",
+    "confirm_above": "limits.confirm_above_usd",
+    "memory": "sandbox.memory",
+    "cpus": "sandbox.cpus",
+    "pids": "sandbox.pids",
+    "packages": "sandbox.packages",
+    "image": "sandbox.image",
+    "runtime": "sandbox.runtime",
+    "allow": "allow",
+}
+"""The name of a setting on the command line (`--max-cost`) and in the environment (`RLM_MAX_COST`)."""
