@@ -1,0 +1,558 @@
+"""Whole screens of a turn, as a user sees them on a wide and a narrow terminal, in a log, and when quiet."""
+
+import asyncio
+import string
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.events import (
+    Answer,
+    AskConsent,
+    CellFinished,
+    CellOutput,
+    Compacted,
+    Event,
+    NamespaceSaved,
+    Notice,
+    Progress,
+    Reminder,
+    ReplyDelta,
+    ReplyFinished,
+    StepStarted,
+    SubCallFinished,
+    SubCallsFinished,
+    SubCallsStarted,
+    TurnFinished,
+    TurnStarted,
+    Usage,
+)
+from rlm.ui.render import Flow, Fold, Screen, count, duration, money, plural, size, usage_text
+
+from . import ALL_HOSTILE, HOSTILE, Pipes, Terminal, leaks
+
+USAGE = Usage(
+    calls=41, sub_calls=38, input_tokens=210_344, output_tokens=6_012, cached_tokens=90_112, cost_usd=0.09
+)
+SESSION = replace(USAGE, cost_usd=0.84)
+CODE = "import re\nsample = context[:20_000]\n" + "\n".join(f"x{n} = {n}" for n in range(47))
+
+
+def reply(prose: str = "", code: str | None = "x = 1", *, step: int = 1, depth: int = 0) -> ReplyFinished:
+    return ReplyFinished(
+        step=step, prose=prose, code=code, reasoning="", usage=USAGE, model="gpt-5", depth=depth
+    )
+
+
+def cell(
+    status: str = "ok", *, shown: str = "", error: str = "", step: int = 1, depth: int = 0
+) -> CellFinished:
+    return CellFinished(
+        step=step,
+        cell=7,
+        status=status,
+        shown=shown,
+        total_chars=len(shown),
+        error=error,
+        duration_s=1.2,
+        depth=depth,
+    )
+
+
+def call(batch: int, done: int, total: int, *, error: str = "", depth: int = 0) -> SubCallFinished:
+    return SubCallFinished(
+        batch=batch,
+        index=done - 1,
+        prompt="prompt",
+        reply="reply",
+        error=error,
+        usage=Usage(calls=1, sub_calls=1, input_tokens=27_000, output_tokens=500, cost_usd=0.0095),
+        duration_s=1.0,
+        done=done,
+        total=total,
+        depth=depth,
+    )
+
+
+def started(batch: int, total: int, *, estimate_usd: float | None = 0.34) -> SubCallsStarted:
+    return SubCallsStarted(batch=batch, total=total, model="gpt-5-mini", estimate_usd=estimate_usd)
+
+
+def finished(status: str = "ok", *, message: str = "", usage: Usage = USAGE) -> TurnFinished:
+    answer = Answer(path="/a", size_bytes=3, format="text", text="yes", complete=True)
+    return TurnFinished(
+        turn=1,
+        status=status,
+        steps=3,
+        answer=answer,
+        usage=usage,
+        session_usage=SESSION,
+        duration_s=38.0,
+        message=message,
+    )
+
+
+def turn() -> Iterator[Event]:
+    """One question, two steps."""
+    yield TurnStarted(turn=1, question="which endpoints got slower?")
+    yield Progress(text="starting the sandbox")
+    yield StepStarted(step=1, max_steps=30)
+    for piece in ("I look at ", "the sha", "pe of the li", "nes first.\n", "\n- one\n  - two\n\n"):
+        yield ReplyDelta(text=piece)
+    yield reply("I look at …", CODE)
+    for number in range(20):
+        yield CellOutput(text=f"line {number}\n")
+    yield cell()
+    yield StepStarted(step=2, max_steps=30)
+    yield reply("Now the answer.", "FINAL(y)", step=2)
+    yield cell("error", error="Traceback …\nNameError: name 'y' is not defined", step=2)
+    yield Compacted(turn=1, before_chars=40_000, after_chars=900)
+    yield NamespaceSaved(size_bytes=5, skipped=(), duration_s=1.0)
+    yield finished()
+
+
+def shown(
+    events: Iterable[Event], *, columns: int = 80, verbose: bool = False, quiet: bool = False
+) -> list[str]:
+    """The screen after `events`, one second apart."""
+    with Terminal(columns=columns, rows=200, verbose=verbose, quiet=quiet) as terminal:
+        screen = Screen(terminal.console)
+        for event in events:
+            screen.show(event)
+            terminal.clock.now_s += 1
+        terminal.console.status("")
+        assert leaks(terminal.stream) == []
+        return terminal.shown
+
+
+def logged(events: Iterable[Event], *, verbose: bool = False, quiet: bool = False) -> list[str]:
+    """What a log gets of `events`, one second apart."""
+    pipes = Pipes(verbose=verbose, quiet=quiet)
+    screen = Screen(pipes.console)
+    for event in events:
+        screen.show(event)
+        pipes.clock.now_s += 1
+        screen.tick()
+    assert pipes.out == b""
+    assert "\x1b" not in pipes.err
+    assert "\r" not in pipes.err
+    return pipes.err.splitlines()
+
+
+def test_a_turn_on_a_wide_terminal() -> None:
+    assert shown(turn()) == [
+        "step 1/30",
+        "I look at the shape of the lines first.",
+        "",
+        "- one",
+        "  - two",
+        "In [1]",
+        "  │ import re",
+        "  │ sample = context[:20_000]",
+        *[f"  │ x{n} = {n}" for n in range(10)],
+        "  … +37 lines",
+        *[f"  line {n}" for n in range(8)],
+        "  … +12 lines",
+        "Out [1] ok 1.2s",
+        "step 2/30",
+        "Now the answer.",
+        "In [2]",
+        "  │ FINAL(y)",
+        "Out [2] error 1.2s · NameError: name 'y' is not defined",
+        "3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09 · session $0.84",
+    ]
+
+
+def test_a_turn_on_a_narrow_terminal() -> None:
+    lines = shown(turn(), columns=20)
+    assert lines[:9] == [
+        "step 1/30",
+        "I look at the shape",
+        "of the lines first.",
+        "",
+        "- one",
+        "  - two",
+        "In [1]",
+        "  │ import re",
+        "  │ sample =",
+    ]
+    assert lines[-8:] == [
+        "  │ FINAL(y)",
+        "Out [2] error 1.2s",
+        "  NameError: name",
+        "'y' is not defined",
+        "3 steps · 41 calls ·",
+        "210k in / 6k out",
+        "(90k cached) · $0.09",
+        "· session $0.84",
+    ]
+
+
+def test_verbose_shows_everything() -> None:
+    lines = shown(turn(), verbose=True)
+    assert "  │ x46 = 46" in lines
+    assert "  line 19" in lines
+    assert "turn 1 compacted · 40k to 900 characters" in lines
+    assert "namespace saved · 5 B · 1.0s" in lines
+    assert not any("…" in line for line in lines)
+
+
+def test_a_log_gets_progress_and_the_cost() -> None:
+    assert logged(turn()) == [
+        "starting the sandbox",
+        "step 1 · cell running",
+        "step 2 · waiting for the model",
+        "done · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09 · session $0.84",
+    ]
+
+
+def test_a_log_gets_the_steps_when_verbose() -> None:
+    lines = logged(turn(), verbose=True)
+    assert lines[1] == "step 1/30"
+    assert "  │ x46 = 46" in lines
+    assert "  line 19" in lines
+
+
+def test_quiet_shows_warnings_only() -> None:
+    events = [*turn(), Notice(text="by the way", level="info"), Notice(text="the model is unpriced")]
+    assert shown(events, quiet=True) == ["warning: the model is unpriced"]
+    assert logged(events, quiet=True) == ["warning: the model is unpriced"]
+
+
+def test_prose_is_on_the_screen_while_it_streams() -> None:
+    with Terminal() as terminal:
+        screen = Screen(terminal.console)
+        screen.show(StepStarted(step=1, max_steps=2))
+        screen.show(ReplyDelta(text="First look at the sh"))
+        assert terminal.shown == ["step 1/2", "First look at the"]
+        screen.show(ReplyDelta(text="ape of it."))
+        assert terminal.shown == ["step 1/2", "First look at the shape of"]
+        screen.show(reply("First look at the shape of it."))
+        assert terminal.shown[1] == "First look at the shape of it."
+
+
+def test_output_is_on_the_screen_while_the_cell_runs() -> None:
+    with Terminal() as terminal:
+        screen = Screen(terminal.console)
+        for event in (StepStarted(step=1, max_steps=2), reply(), CellOutput(text="one\ntwo\nthr")):
+            screen.show(event)
+            terminal.clock.now_s += 1
+        screen.tick()
+        *above, status = terminal.shown
+        assert above == ["step 1/2", "In [1]", "  │ x = 1", "  one", "  two"]
+        assert status[1:] == " cell running"
+        screen.show(CellOutput(text="ee"))
+        screen.show(cell())
+        assert terminal.shown == [*above, "  three", "Out [1] ok 1.2s"]
+
+
+def test_what_was_under_way_is_on_the_screen_when_a_turn_breaks_off() -> None:
+    step = StepStarted(step=1, max_steps=2)
+    assert shown([step, ReplyDelta(text="First look"), finished("interrupted")])[1] == "First look"
+    assert (
+        shown([step, reply(), CellOutput(text="half a line"), finished("interrupted")])[3] == "  half a line"
+    )
+
+
+def test_reasoning_is_shown_after_the_prose_when_verbose() -> None:
+    events: list[Event] = [ReplyDelta(text="First look"), replace(reply("First look"), reasoning="hm\nyes")]
+    assert shown(events, verbose=True)[:4] == ["First look", "  hm", "  yes", "In [1]"]
+    assert shown(events)[:2] == ["First look", "In [1]"]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_code_is_laid_out_as_it_is_seen(verbose: bool) -> None:
+    lines = shown([reply(code='x = "\x07\u202e"')], verbose=verbose, columns=19)
+    assert lines[1:] == ["  │ x =", '  │ "\\x07\\u202e"']
+
+
+def test_a_long_output_line_is_cut() -> None:
+    lines = shown(
+        [StepStarted(step=1, max_steps=2), reply(), CellOutput(text="漢" * 10_000), cell()], columns=20
+    )
+    assert lines[3] == "  " + "漢" * 8 + "…"
+    assert lines[4] == "Out [1] ok 1.2s"
+
+
+def test_output_that_was_not_streamed_is_shown() -> None:
+    assert "  42" in shown([StepStarted(step=1, max_steps=2), reply(), cell(shown="42")])
+
+
+@pytest.mark.parametrize("status", ["interrupted", "rolled_back", "final"])
+def test_how_a_cell_ended(status: str) -> None:
+    assert shown([reply(), cell(status)])[-1] == f"Out [1] {status.replace('_', ' ')} 1.2s"
+
+
+def test_a_batch_has_a_status_line_and_then_one_line() -> None:
+    with Terminal(rows=20) as terminal:
+        screen = Screen(terminal.console)
+        for event in (StepStarted(step=3, max_steps=30), reply(step=3), started(1, 120)):
+            terminal.clock.now_s += 1
+            screen.show(event)
+        assert terminal.shown[-1][1:] == " 0/120 calls · about $0.34"
+        for done in range(1, 41):
+            terminal.clock.now_s += 0.15
+            screen.show(call(1, done, 120, error="RateLimitError: slow\ndown" if done in (7, 9) else ""))
+        assert terminal.shown[-1][1:] == " 40/120 calls · 2 failed · 1.1M tok · $0.38 · ETA 12s"
+        screen.show(SubCallsFinished(batch=1, total=120, failed=2, duration_s=6.0))
+        screen.show(cell(step=3))
+        assert terminal.shown[-3:] == [
+            "120 calls to gpt-5-mini · 2 failed · 1.1M tok · $0.38 · 6.0s",
+            "  first: RateLimitError: slow⏎down",
+            "Out [3] ok 1.2s",
+        ]
+
+
+def test_batches_side_by_side_are_added_up() -> None:
+    with Terminal() as terminal:
+        screen = Screen(terminal.console)
+        for event in (started(1, 10), started(2, 20, estimate_usd=None), call(1, 1, 10), call(2, 1, 20)):
+            screen.show(event)
+            terminal.clock.now_s += 1
+        screen.tick()
+        assert terminal.shown[-1][1:].startswith(" 2/30 calls · 55k tok · $0.02 · ETA ")
+
+
+def test_a_batch_in_a_log() -> None:
+    batch: list[Event] = [started(1, 60), *[call(1, done, 60) for done in range(1, 31)]]
+    lines = logged([StepStarted(step=3, max_steps=30), reply(step=3), *batch])
+    assert lines[0] == "step 3 · waiting for the model"
+    assert lines[1] == "step 3 · 7/60 calls · 192k tok · $0.07 · ETA 53s"
+    assert len(lines) == 4
+
+
+def test_single_calls_in_a_loop_make_one_line() -> None:
+    events: list[Event] = [reply()]
+    for number in range(1, 21):
+        events += [started(number, 1), call(number, 1, 1)]
+        events.append(SubCallsFinished(batch=number, total=1, failed=0, duration_s=1.0))
+    lines = shown([*events, cell()])
+    assert lines[2:] == ["20 calls to gpt-5-mini · 550k tok · $0.19 · 1m 00s", "Out [1] ok 1.2s"]
+
+
+def test_children_are_indented_and_short() -> None:
+    events: list[Event] = [
+        reply("parent"),
+        TurnStarted(turn=1, question="what is in part 1?", depth=1),
+        StepStarted(step=1, max_steps=5, depth=1),
+        ReplyDelta(text="streamed", depth=1),
+        reply("I count.\n" * 6, CODE, depth=1),
+        CellOutput(text="live", depth=1),
+        cell("final", shown="42\n", depth=1),
+        replace(finished(), depth=1),
+        cell(),
+    ]
+    assert shown(events)[3:] == [
+        "  rlm_query: what is in part 1?",
+        "  step 1",
+        *["    I count."] * 4,
+        "    … +2 lines",
+        "  In [1]",
+        "    │ import re",
+        "    │ sample = context[:20_000]",
+        "    │ x0 = 0",
+        "    │ x1 = 1",
+        "    … +45 lines",
+        "    42",
+        "  Out [1] final 1.2s",
+        "  answered · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09",
+        "Out [1] ok 1.2s",
+    ]
+
+
+def test_what_could_not_be_saved_is_told_once() -> None:
+    saved = NamespaceSaved(size_bytes=5, skipped=(("conn", "sqlite3.Connection"),), duration_s=0.1)
+    more = replace(saved, skipped=(*saved.skipped, ("lock", "_thread.lock")))
+    told = ["note: not saved: conn (sqlite3.Connection)", "note: not saved: lock (_thread.lock)"]
+    assert shown([saved, saved, more]) == told
+    assert logged([saved, saved, more]) == told
+
+
+def test_a_reminder_is_shown() -> None:
+    assert shown([Reminder(step=1)]) == ["reminded: the reply held neither a cell nor an answer"]
+
+
+@pytest.mark.parametrize(
+    ("status", "first"),
+    [
+        ("no_answer", "no answer"),
+        ("budget", "budget reached"),
+        ("interrupted", "interrupted"),
+        ("error", "failed"),
+    ],
+)
+def test_an_unanswered_turn_says_so(status: str, first: str) -> None:
+    cost = f"{first} · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09 · session $0.84"
+    told = [] if status == "error" else ["note: The step limit came first."]
+    lines = shown([finished(status, message="The step limit came first.")], columns=120)
+    assert lines == [*told, cost]
+
+
+async def test_a_path_is_shown_as_it_really_is() -> None:
+    ask = AskConsent(
+        path="notes",
+        real_path="/home/x\n\x1b[2J/" + "very long/" * 20,
+        reason="load_file",
+        answer=asyncio.get_running_loop().create_future(),
+    )
+    for quiet in (False, True):
+        text = " ".join(shown([Progress(text="x"), ask], quiet=quiet))
+        assert text.startswith("The cell asks to read")
+        assert "/home/x⏎\\x1b[2J/very" in text
+        assert "(as notes)" in text
+        assert text.endswith("load_file")
+    assert not ask.answer.done()
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("text", [*HOSTILE.values(), ALL_HOSTILE], ids=[*HOSTILE, "all"])
+async def test_nothing_hostile_reaches_terminal_or_log(text: str, verbose: bool) -> None:
+    future = asyncio.get_running_loop().create_future()
+    lines = f"{text}\n  {text}\r\n{text}"
+    events: list[Event] = [
+        Progress(text=text),
+        Notice(text=lines),
+        StepStarted(step=1, max_steps=3),
+        *[ReplyDelta(text=character) for character in lines],
+        replace(reply(lines, lines), reasoning=lines, model=text),
+        *[CellOutput(text=character) for character in lines],
+        replace(started(1, 2), model=text),
+        call(1, 1, 2, error=lines),
+        SubCallsFinished(batch=1, total=2, failed=1, duration_s=1.0),
+        cell(text, error=lines),
+        TurnStarted(turn=1, question=lines, depth=1),
+        reply(lines, lines, depth=1),
+        cell(shown=lines, error=lines, depth=1),
+        AskConsent(path=text, real_path=lines, reason=lines, answer=future),
+        NamespaceSaved(size_bytes=1, skipped=((text, lines),), duration_s=0.1),
+        finished("budget", message=lines),
+    ]
+    assert shown(events, columns=30, verbose=verbose)
+    assert logged(events, verbose=verbose)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1k"),
+        (1_234, "1.2k"),
+        (6_012, "6k"),
+        (9_960, "10k"),
+        (210_344, "210k"),
+        (999_600, "1M"),
+        (1_100_000, "1.1M"),
+        (103_000_000, "103M"),
+        (25_000_000_000, "25G"),
+    ],
+)
+def test_count(number: int, text: str) -> None:
+    assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (2_000, "2.0 kB"), (412_000_000, "412 MB"), (1_300_000_000, "1.3 GB")],
+)
+def test_size(size_bytes: int, text: str) -> None:
+    assert size(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "text"),
+    [
+        (None, "$?"),
+        (0.0, "$0.00"),
+        (0.00001, "<$0.0001"),
+        (0.0004, "$0.0004"),
+        (0.00996, "$0.01"),
+        (0.09, "$0.09"),
+        (1234.5, "$1,234.50"),
+    ],
+)
+def test_money(cost_usd: float | None, text: str) -> None:
+    assert money(cost_usd) == text
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "text"),
+    [
+        (0.0, "0ms"),
+        (0.012, "12ms"),
+        (1.23, "1.2s"),
+        (9.96, "10s"),
+        (59.6, "1m 00s"),
+        (125, "2m 05s"),
+        (3720, "1h 02m"),
+    ],
+)
+def test_duration(duration_s: float, text: str) -> None:
+    assert duration(duration_s) == text
+
+
+def test_plural() -> None:
+    assert [plural(number, "step") for number in (0, 1, 2, 1200)] == [
+        "0 steps",
+        "1 step",
+        "2 steps",
+        "1.2k steps",
+    ]
+
+
+def test_what_is_unknown_or_estimated_is_marked() -> None:
+    assert usage_text(USAGE) == "41 calls · 210k in / 6k out (90k cached) · $0.09"
+    assert usage_text(replace(USAGE, cost_usd=None)) == "41 calls · 210k in / 6k out (90k cached) · $?"
+    estimated = Usage(calls=1, input_tokens=10, output_tokens=2, cost_usd=0.5, estimated=True)
+    assert usage_text(estimated) == "1 call · ~10 in / ~2 out · ~$0.50"
+    assert usage_text(replace(estimated, cost_usd=None)) == "1 call · ~10 in / ~2 out · $?"
+
+
+PROSE = st.text(string.ascii_lowercase[:3] + "漢\x1b\r \n\t", max_size=60)
+
+
+@given(st.lists(PROSE, max_size=5), st.integers(4, 30))
+def test_prose_flows_the_same_however_it_is_cut(pieces: list[str], width: int) -> None:
+    def flowed(pieces: list[str]) -> str:
+        flow = Flow(width=width, indent=" ")
+        return "".join([*map(flow.feed, pieces), flow.end()])
+
+    text = flowed(pieces)
+    assert text == flowed(["".join(pieces)])
+    assert "\r" not in text
+    assert "\n\n\n" not in text
+    assert not text.endswith((" ", "\n"))
+
+
+def test_prose_wraps_at_words() -> None:
+    flow = Flow(width=12, indent="  ")
+    text = flow.feed("\n\n one two three\n\n\n\n  - four five six averyverylongwordindeed ") + flow.end()
+    assert text.split("\n") == [
+        "  one two",
+        "  three",
+        "",
+        "    - four",
+        "  five six",
+        "  averyverylongwordindeed",
+    ]
+
+
+def test_a_word_without_end_is_not_held_back_for_ever() -> None:
+    flow = Flow(width=80)
+    assert len(flow.feed("x" * 5000)) == 5000
+
+
+@given(st.lists(st.text("ab\r\n", max_size=20), max_size=6), st.none() | st.integers(0, 4))
+def test_a_fold_counts_what_it_hides_however_it_is_cut(pieces: list[str], most_lines: int | None) -> None:
+    fold = Fold(most_lines=most_lines, width=100, indent=">")
+    out = "".join([*map(fold.feed, pieces), fold.end()]).splitlines()
+    text = "".join(pieces)
+    total = text.count("\n") + (not text.endswith("\n") and text != "")
+    if most_lines is None or total <= most_lines:
+        assert len(out) == total
+        return
+    assert len(out) == most_lines + 1
+    assert out[-1] == f">… +{plural(total - most_lines, 'line')}"

@@ -1,0 +1,236 @@
+"""The trace of a turn reads like what happened, whatever the rows hold."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rlm.errors import UsageError
+from rlm.events import (
+    LIVE_ONLY,
+    Answer,
+    CellFinished,
+    Compacted,
+    Event,
+    NamespaceSaved,
+    Notice,
+    Reminder,
+    ReplyFinished,
+    StepStarted,
+    SubCallFinished,
+    SubCallsFinished,
+    SubCallsStarted,
+    TurnFinished,
+    TurnStarted,
+    Usage,
+    to_json,
+)
+from rlm.ui.trace import trace_text
+
+from . import ALL_HOSTILE, FORBIDDEN, HOSTILE
+
+ROOT = Usage(calls=1, input_tokens=3_000, output_tokens=200, cost_usd=0.01)
+SUB = Usage(calls=1, sub_calls=1, input_tokens=25_000, output_tokens=500, cost_usd=0.002)
+TOTAL = Usage(calls=6, sub_calls=5, input_tokens=128_000, output_tokens=2_700, cost_usd=0.02)
+CODE = "import re\n" + "\n".join(f"x{n} = {n}" for n in range(30))
+
+
+def sub_call(index: int, *, error: str = "") -> SubCallFinished:
+    return SubCallFinished(
+        batch=1,
+        index=index,
+        prompt=f"Summarise part {index}\nof the log",
+        reply="" if error else f"Part {index} is dull",
+        error=error,
+        usage=SUB,
+        duration_s=1.0,
+        done=index + 1,
+        total=5,
+    )
+
+
+def turn(
+    number: int = 1, *, question: str = "which endpoints got slower?", answer: str = "/cart"
+) -> list[Event]:
+    return [
+        TurnStarted(turn=number, question=question),
+        StepStarted(step=1, max_steps=30),
+        ReplyFinished(step=1, prose="I look first.", code=CODE, reasoning="", usage=ROOT, model="gpt-5"),
+        SubCallsStarted(batch=1, total=5, model="gpt-5-mini", estimate_usd=None),
+        *[sub_call(index, error="Timeout: 60 s" if index == 4 else "") for index in range(5)],
+        SubCallsFinished(batch=1, total=5, failed=1, duration_s=6.0),
+        CellFinished(
+            step=1, cell=4, status="ok", shown="a\nb\n", total_chars=90_000, error="", duration_s=2.1
+        ),
+        TurnFinished(
+            turn=number,
+            status="ok",
+            steps=1,
+            answer=Answer(
+                path="/state/a", size_bytes=len(answer.encode()), format="text", text=answer, complete=True
+            ),
+            usage=TOTAL,
+            session_usage=replace(TOTAL, cost_usd=0.84),
+            duration_s=38.0,
+        ),
+        Compacted(turn=number, before_chars=40_000, after_chars=900),
+    ]
+
+
+def rows(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """The events as they come back from `events.jsonl`."""
+    extra = {"ts": "2026-03-12T10:00:01.250+00:00", "session": "k3f9"}
+    return [
+        json.loads(json.dumps(to_json(event) | extra)) for event in events if not isinstance(event, LIVE_ONLY)
+    ]
+
+
+def told(events: Iterable[Event], turn: int | None = None, *, width: int = 80) -> list[str]:
+    return list(trace_text(rows(events), turn, console_width=width))
+
+
+def test_a_turn_is_told_step_by_step() -> None:
+    assert told(turn()) == [
+        "turn 1 · 2026-03-12 10:00:01 · session k3f9",
+        "  which endpoints got slower?",
+        "",
+        "step 1/30 · gpt-5 · 1 call · 3k in / 200 out · $0.01",
+        "  I look first.",
+        "In [1]",
+        "  │ import re",
+        *[f"  │ x{n} = {n}" for n in range(30)],
+        "5 sub-calls to gpt-5-mini · 1 failed · 125k in / 2.5k out · $0.01 · 6.0s",
+        "  [0] Summarise part 0⏎of the log",
+        "      → Part 0 is dull",
+        "  [1] Summarise part 1⏎of the log",
+        "      → Part 1 is dull",
+        "  [2] Summarise part 2⏎of the log",
+        "      → Part 2 is dull",
+        "  [4] Summarise part 4⏎of the log",
+        "      failed: Timeout: 60 s",
+        "  a",
+        "  b",
+        "  … 90,000 characters in all",
+        "Out [1] ok 2.1s",
+        "",
+        "answer",
+        "  /cart",
+        "",
+        "answered · 1 step · 6 calls · 128k in / 2.7k out · $0.02 · 38s",
+        "  gpt-5: 1 call · 3k in / 200 out · $0.01",
+        "  gpt-5-mini: 5 calls · 125k in / 2.5k out · $0.01",
+        "  session $0.84",
+        "compacted: 40,000 to 900 characters",
+    ]
+
+
+def test_the_last_turn_unless_one_is_chosen() -> None:
+    events = [
+        *turn(1, question="first"),
+        *turn(2, question="second, undone"),
+        *turn(2, question="second"),
+        *turn(3, question="third"),
+    ]
+    assert told(events)[1] == "  third"
+    assert told(events, 1)[1] == "  first"
+    assert told(events, 2)[1] == "  second"
+    assert sum(line.startswith("turn ") for line in told(events, 2)) == 1
+
+
+def test_a_turn_that_is_not_there() -> None:
+    with pytest.raises(UsageError) as caught:
+        told([*turn(2), *turn(3)], 7)
+    assert str(caught.value) == "There is no turn 7. The trace has turns 2 to 3."
+    with pytest.raises(UsageError, match="nothing to trace"):
+        told([])
+
+
+def test_a_turn_that_broke_off_is_told_as_far_as_it_went() -> None:
+    lines = told(turn()[:3])
+    assert lines[-1] == "  │ x29 = 29"
+
+
+def test_other_events_have_a_line_each() -> None:
+    events: list[Event] = [
+        TurnStarted(turn=1, question="q"),
+        Reminder(step=1),
+        Notice(text="a file changed\nanswered"),
+        NamespaceSaved(size_bytes=1, skipped=(("conn", "sqlite3.Connection"),), duration_s=0.1),
+        TurnFinished(
+            turn=1,
+            status="no_answer",
+            steps=30,
+            answer=None,
+            usage=replace(TOTAL, cost_usd=None),
+            session_usage=TOTAL,
+            duration_s=125.0,
+            message="The step limit came first.",
+        ),
+    ]
+    assert told(events)[2:] == [
+        "reminded: the reply held neither a cell nor an answer",
+        "warning: a file changed",
+        "  answered",
+        "not saved: conn (sqlite3.Connection)",
+        "",
+        "note: The step limit came first.",
+        "no answer · 30 steps · 6 calls · 128k in / 2.7k out · $? · 2m 05s",
+        "  session $0.02",
+    ]
+
+
+def test_children_are_indented() -> None:
+    child = [row | {"depth": 1} for row in rows(turn()[:-1])]
+    lines = list(trace_text([*rows(turn()[:3]), *child, *rows(turn()[-3:])]))
+    at = lines.index("  rlm_query")
+    assert lines[at : at + 5] == [
+        "  rlm_query",
+        "    which endpoints got slower?",
+        "",
+        "  step 1/30 · gpt-5 · 1 call · 3k in / 200 out · $0.01",
+        "    I look first.",
+    ]
+    assert "  answered · 1 step · 6 calls · 128k in / 2.7k out · $0.02 · 38s" in lines
+    assert lines.count("answer") == 1
+
+
+@pytest.mark.parametrize("answer", ["line\n" * 100, "x" * 10_000])
+def test_a_long_answer_is_told_by_its_head(answer: str) -> None:
+    lines = told(turn(answer=answer))
+    end = lines.index("answered · 1 step · 6 calls · 128k in / 2.7k out · $0.02 · 38s")
+    assert lines[end - 2] in ("  … 500 B in all: /state/a", "  … 10 kB in all: /state/a")
+    assert len("\n".join(lines)) < 7000
+
+
+def test_rows_may_lack_what_this_version_writes() -> None:
+    names = ("TurnStarted", "StepStarted", "ReplyFinished", "SubCallFinished", "SubCallsFinished")
+    more = ("CellFinished", "Notice", "TurnFinished", "Compacted", "NamespaceSaved", "Unheard")
+    lines = list(trace_text([{"event": name} for name in (*names, *more)]))
+    assert lines[0] == "turn ?"
+    assert any(line.startswith("answered · 0 steps") for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 20])
+@pytest.mark.parametrize("text", [*HOSTILE.values(), ALL_HOSTILE], ids=[*HOSTILE, "all"])
+def test_nothing_hostile_is_in_a_line(text: str, width: int) -> None:
+    def spoiled(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: spoiled(inner, name) for name, inner in value.items()}
+        return f"{text}\n{text}" if isinstance(value, str) and key != "event" else value
+
+    extra: list[Event] = [
+        Notice(text="x"),
+        NamespaceSaved(size_bytes=1, skipped=((text, text),), duration_s=0.1),
+    ]
+    spoilt = [spoiled(row) for row in rows([*turn(), *extra])]
+    lines = list(trace_text(spoilt, console_width=width))
+    assert len(lines) > 20
+    assert not [line for line in lines if FORBIDDEN.search(line) or "\n" in line]
+
+
+def test_prose_and_prompts_fit_the_width() -> None:
+    lines = told(turn(question="which of all these endpoints got slower in March?"), width=30)
+    assert lines[1:3] == ["  which of all these endpoints", "  got slower in March?"]
+    assert "  [0] Summarise part 0⏎of the…" in lines
