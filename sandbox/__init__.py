@@ -1,0 +1,1 @@
+"""What runs inside the container: supervisor, worker, and what the code in a cell can call."""

@@ -1,0 +1,96 @@
+"""Runs one cell: compile, execute in the namespace, echo the last expression, report how it ended.
+
+It knows nothing of the wire, of checkpoints or of helpers. An exception becomes printed output, since its
+reader is a model; what the cell assigned before it raised stays assigned.
+"""
+
+import ast
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+
+class Finished(BaseException):
+    """Raised by FINAL to end the cell. A BaseException, so that `except Exception` lets it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`status` is `ok`, `error`, `interrupted` or `final`; `error` is one line, empty unless `error`."""
+
+    status: str
+    error: str = ""
+
+
+def compile_cell(source: str, filename: str) -> tuple[CodeType | None, CodeType | None]:
+    """Statements and, when the cell ends with an expression, that expression. Raises SyntaxError."""
+    tree = ast.parse(source, filename)
+    last: ast.Expression | None = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr) and not source.rstrip().endswith(";"):
+        expression = tree.body.pop()
+        assert isinstance(expression, ast.Expr)
+        last = ast.Expression(expression.value)
+    statements = compile(tree, filename, "exec", dont_inherit=True) if tree.body else None
+    return statements, compile(last, filename, "eval", dont_inherit=True) if last else None
+
+
+def run_cell(
+    source: str, namespace: dict[str, Any], number: int, *, show: Callable[[Any], str] = repr
+) -> Outcome:
+    """Run `source` with sys.stdout and sys.stderr as they are; the traceback, if any, is printed too.
+
+    `show` makes the echo of the last expression.
+    """
+    filename = f"<cell {number}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    try:
+        statements, last = compile_cell(source, filename)
+        if statements:
+            exec(statements, namespace)
+        if last:
+            value = eval(last, namespace)
+            if value is not None:
+                namespace["_"] = value
+                sys.stdout.write(f"{show(value)}\n")
+    except Finished:
+        return Outcome("final")
+    except KeyboardInterrupt:
+        _say("KeyboardInterrupt: the cell was interrupted; what it assigned before is kept.\n")
+        return Outcome("interrupted")
+    except BaseException as error:
+        _say(_format(error))
+        return Outcome("error", _one_line(error))
+    return Outcome("ok")
+
+
+def _format(error: BaseException) -> str:
+    """The traceback from the first frame that belongs to a cell."""
+    try:
+        trace = error.__traceback__
+        while trace and not trace.tb_frame.f_code.co_filename.startswith("<cell "):
+            trace = trace.tb_next
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:
+        return f"{type(error).__name__} (its message could not be shown)\n"
+
+
+def _one_line(error: BaseException) -> str:
+    try:
+        text = str(error).strip()
+        first = text.splitlines()[0] if text else ""
+    except BaseException:
+        first = "(its message could not be shown)"
+    return f"{type(error).__name__}: {first}"[:500] if first else type(error).__name__
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except BaseException:
+        # The cell put something of its own in the place of sys.stdout; its original is still there.
+        if sys.__stdout__:
+            sys.__stdout__.write(text)

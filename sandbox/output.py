@@ -1,0 +1,146 @@
+"""What a cell prints: streamed while it runs, cut to head and tail for the model, kept whole beside it.
+
+Bounds: a cell streams at most 64 KiB live, the model sees at most 20,000 characters, and the whole is kept
+up to 4 MiB of characters; of anything longer the first and the last part are kept, with a count.
+"""
+
+import contextlib
+import io
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+SHOWN_CHARS = 20_000
+KEPT_CHARS = 4 * 1024 * 1024
+LIVE_CHARS = 64 * 1024
+FLUSH_SECONDS = 0.05
+FLUSH_CHARS = 4096
+
+
+class Output(io.TextIOBase):
+    """A text stream in place of sys.stdout and sys.stderr, and of file descriptors 1 and 2.
+
+    `live` is called with pieces of text, at most twenty times a second or every 4,096 characters.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, live: Callable[[str], None]) -> None:
+        self._live = live
+        self._lock = threading.RLock()
+        self._head: list[str] = []
+        self._head_chars = 0
+        self._tail: deque[str] = deque()
+        self._tail_chars = 0
+        self._pending: list[str] = []
+        self._pending_chars = 0
+        self._live_chars = 0
+        self._flushed_at = 0.0
+        self.total_chars = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if not text:
+            return 0
+        with self._lock:
+            self.total_chars += len(text)
+            self._keep(text)
+            if self._live_chars < LIVE_CHARS:
+                piece = text[: LIVE_CHARS - self._live_chars]
+                self._live_chars += len(piece)
+                self._pending.append(piece)
+                self._pending_chars += len(piece)
+                now = time.monotonic()
+                if self._pending_chars >= FLUSH_CHARS or now - self._flushed_at >= FLUSH_SECONDS:
+                    self._flushed_at = now
+                    self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            text, self._pending, self._pending_chars = "".join(self._pending), [], 0
+            for start in range(0, len(text), FLUSH_CHARS):
+                self._live(text[start : start + FLUSH_CHARS])
+
+    def _keep(self, text: str) -> None:
+        room = KEPT_CHARS // 2 - self._head_chars
+        if room > 0:
+            self._head.append(text[:room])
+            self._head_chars += len(self._head[-1])
+            text = text[room:]
+        if text:
+            self._tail.append(text[-KEPT_CHARS // 2 :])
+            self._tail_chars += len(self._tail[-1])
+            while self._tail_chars - len(self._tail[0]) >= KEPT_CHARS // 2:
+                self._tail_chars -= len(self._tail.popleft())
+
+    def whole(self) -> str:
+        """All that was printed, or its first and last part around a count of what is missing."""
+        head, tail = "".join(self._head), "".join(self._tail)
+        missing = self.total_chars - len(head) - len(tail)
+        if missing <= 0:
+            return head + tail
+        return f"{head}\n… {missing:,} characters were not kept …\n{tail}"
+
+
+def shorten(text: str, kept_as: str, total_chars: int) -> str:
+    """Head and tail of `text`, at most SHOWN_CHARS in all, naming the variable that has the whole."""
+    if total_chars <= SHOWN_CHARS:
+        return text
+    half = (SHOWN_CHARS - 200) // 2
+    left_out = total_chars - 2 * half
+    note = f"… {left_out:,} characters left out; the whole output is in {kept_as} …"
+    return f"{text[:half]}\n{note}\n{text[-half:]}"
+
+
+class Capture:
+    """File descriptors 1 and 2 as a pipe into an `Output`: what subprocesses and C code print."""
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        for descriptor in (1, 2):
+            os.dup2(write, descriptor)
+        os.close(write)
+        self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, output: Output) -> None:
+        """Begin to copy into `output`, in a thread that lives as long as the cell."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read, 65536):
+                pass  # from a cell that died, or from a thread that outlived its cell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._copy, args=(output, self._stop), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take in what is left in the pipe and end the thread."""
+        if self._thread and self._stop:
+            self._stop.set()
+            self._thread.join(1.0)
+        self._thread = None
+
+    def _copy(self, output: Output, stop: threading.Event) -> None:
+        while True:
+            ending = stop.is_set()
+            try:
+                while data := os.read(self._read, 65536):
+                    output.write(data.decode("utf-8", "backslashreplace"))
+                    if ending and output.total_chars > KEPT_CHARS:
+                        return
+            except BlockingIOError:
+                pass
+            if ending:
+                return
+            stop.wait(0.02)

@@ -1,0 +1,406 @@
+"""PID 1 of the container: owns the stream to the host, starts workers, passes frames on, cleans up.
+
+It runs no model code and unpickles nothing. Frames on a worker's channel go through unread. What it does
+itself: confine everything (`sandbox.seccomp`), tell the host what it measured (`sandbox.probe`), signal and
+kill cells, wake a checkpoint when its original dies, sweep away what a cell leaves running, and end, and
+with it the container, when the host's end of the stream is gone.
+
+Workers tell it four things in notes: `running` (with the twin's pid), `idle`, `took_over`, `helper`.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections import deque
+from types import ModuleType
+from typing import NoReturn
+
+from rlm import protocol
+from rlm.protocol import HEADER, FrameReader, Message
+from sandbox import probe, seccomp
+from sandbox.link import NOTE, PACKET_BYTES
+from sandbox.worker import WAKE, Limits, Worker
+
+READ_BYTES = 256 * 1024
+OUTBOX_BYTES = 1024 * 1024
+"""With so much waiting for the host, workers are not listened to until it has read some."""
+FRAMES_AT_ONCE = 16
+SWEEPS = 200
+
+_PR_SET_DUMPABLE = 4
+
+
+@dataclasses.dataclass(slots=True)
+class Child:
+    """A worker as the supervisor sees it."""
+
+    channel: int
+    pid: int
+    sock: socket.socket
+    twin: int = 0
+    running: bool = False
+    killed: bool = False
+    dying: str = ""
+    detail: str = ""
+    helpers: set[int] = dataclasses.field(default_factory=set)
+    outbox: deque[bytes] = dataclasses.field(default_factory=deque)
+
+
+class Supervisor:
+    def __init__(self, limits: Limits, main_module: ModuleType) -> None:
+        self._limits = limits
+        self._main_module = main_module
+        self._children: dict[int, Child] = {}
+        self._reader = FrameReader()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._oom_kills = _oom_kills()
+        # The stream moves to descriptors that no child keeps; 0, 1 and 2 lead nowhere.
+        self._stdin, self._stdout = os.dup(0), os.dup(1)
+        nowhere = os.open("/dev/null", os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+        os.set_blocking(self._stdin, False)
+        os.set_blocking(self._stdout, False)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    def run(self, hello: dict[str, object]) -> NoReturn:
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._send(0, protocol.Hello(version=protocol.VERSION, python=str(hello["python"]), body=1))
+        self._put(*protocol.data_frames(0, 1, json.dumps(hello).encode()), protocol.end_frame(0, 1))
+        while True:
+            self._flush()
+            self._wait()
+
+    # -- the loop
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._stdin, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        if self._outbox:
+            poll.register(self._stdout, select.POLLOUT)
+        for child in self._children.values():
+            events = select.POLLOUT if child.outbox else 0
+            if self._outbox_bytes < OUTBOX_BYTES:
+                events |= select.POLLIN
+            if events:
+                poll.register(child.sock, events)
+        ready = dict(poll.poll())
+        for child in list(self._children.values()):
+            events = ready.get(child.sock.fileno(), 0)
+            if events & select.POLLOUT:
+                self._feed(child)
+            if events & (select.POLLIN | select.POLLHUP):
+                self._listen(child)
+        if self._stdin in ready:
+            self._hear_host()
+        if self._wake_read in ready:
+            self._reap()
+
+    def _hear_host(self) -> None:
+        try:
+            data = os.read(self._stdin, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            os._exit(0)
+        for frame in self._reader.feed(data):
+            if frame.channel:
+                if child := self._children.get(frame.channel):
+                    child.outbox.append(frame.kind + frame.payload)
+                    self._feed(child)
+                continue
+            message = protocol.decode(frame.payload, protocol.TO_SUPERVISOR)
+            match message:
+                case protocol.Spawn():
+                    self._spawn(message.worker)
+                case protocol.Interrupt():
+                    self._interrupt(message.worker)
+                case protocol.Kill():
+                    self._kill(message.worker)
+                case protocol.Close():
+                    self._close(message.worker)
+
+    def _feed(self, child: Child) -> None:
+        try:
+            while child.outbox:
+                child.sock.send(child.outbox[0], socket.MSG_DONTWAIT)
+                child.outbox.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            child.outbox.clear()  # the worker is gone; SIGCHLD tells the rest
+
+    def _listen(self, child: Child) -> None:
+        """Pass on what the worker has sent, until its socket is empty or the host falls behind."""
+        while self._outbox_bytes < OUTBOX_BYTES:
+            try:
+                packet = child.sock.recv(PACKET_BYTES, socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            kind, payload = packet[:1], packet[1:]
+            if kind == NOTE:
+                self._heed(child, json.loads(payload))
+            elif kind in (protocol.CONTROL, protocol.DATA) and payload:
+                self._put(HEADER.pack(kind, child.channel, len(payload)) + payload)
+            elif not packet:
+                return
+
+    def _heed(self, child: Child, note: dict[str, int]) -> None:
+        if "running" in note:
+            child.twin, child.running, child.killed = note["twin"], True, False
+            self._oom_kills = _oom_kills()
+        elif "idle" in note:
+            child.running = False
+            self._sweep(child)
+        elif "took_over" in note:
+            if child.dying and note["took_over"] == child.pid:
+                self._rolled_back(child, restored=True)
+            else:  # something else woke it: there must not be two of it
+                _signal(note["took_over"], signal.SIGKILL)
+                child.twin = 0
+        elif "helper" in note:
+            child.helpers.add(note["helper"])
+
+    def _send(self, channel: int, message: Message) -> None:
+        self._put(protocol.control_frame(channel, message))
+
+    def _put(self, *frames: bytes) -> None:
+        """Queue frames for the host; the loop writes them, several at once."""
+        for frame in frames:
+            self._outbox.append(frame)
+            self._outbox_bytes += len(frame)
+
+    def _flush(self) -> None:
+        while self._outbox:
+            several = [self._outbox.popleft() for _ in range(min(len(self._outbox), FRAMES_AT_ONCE))]
+            data = several[0] if len(several) == 1 else b"".join(several)
+            try:
+                written = os.write(self._stdout, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                os._exit(0)
+            self._outbox_bytes -= written
+            if written < len(data):
+                self._outbox.appendleft(data[written:])
+                return
+
+    # -- workers
+
+    def _spawn(self, channel: int) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(theirs)
+        theirs.close()
+        self._children[channel] = Child(channel, pid, ours)
+
+    def _become_worker(self, sock: socket.socket) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (self._stdin, self._stdout, self._wake_read, self._wake_write):
+                os.close(descriptor)
+            for child in self._children.values():
+                child.sock.close()
+            os.setsid()
+            # Dumpable again, else this process could not even read its own /proc entry.
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+            Worker(sock, self._limits, self._main_module).run()
+        finally:
+            os._exit(70)
+
+    def _interrupt(self, channel: int) -> None:
+        child = self._children.get(channel)
+        if child and child.running:
+            _signal_group(child.pid, signal.SIGINT)
+
+    def _kill(self, channel: int) -> None:
+        child = self._children.get(channel)
+        if child and child.running:
+            child.killed = True
+            _signal(child.pid, signal.SIGKILL)
+
+    def _close(self, channel: int) -> None:
+        if child := self._children.pop(channel, None):
+            for pid in (child.twin, child.pid, *child.helpers):
+                _signal(pid, signal.SIGKILL)
+            self._kill_session(child.pid, keep=set())
+            child.sock.close()
+
+    def _reap(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in list(self._children.values()):
+                if pid == child.pid:
+                    self._died(child, status)
+                elif pid == child.twin:
+                    child.twin = 0
+                child.helpers.discard(pid)
+
+    def _died(self, child: Child, status: int) -> None:
+        for helper in child.helpers:
+            _signal(helper, signal.SIGKILL)
+        child.helpers.clear()
+        # What it sent before it died comes first, so that the host hears things in their order.
+        self._listen(child)
+        child.dying, child.detail = self._cause(child, status)
+        self._sweep(child)
+        if child.twin and _alive(child.twin):
+            child.pid, child.twin = child.twin, 0
+            _signal(child.pid, WAKE)
+        else:
+            self._rolled_back(child, restored=False)
+
+    def _cause(self, child: Child, status: int) -> tuple[str, str]:
+        if child.killed:
+            return "killed", "it did not react to an interrupt"
+        kills, self._oom_kills = self._oom_kills, _oom_kills()
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            if number == signal.SIGKILL and self._oom_kills > kills:
+                return "memory", f"{self._limits.memory_bytes}"
+            return "signal", signal.Signals(number).name if number in set(signal.Signals) else str(number)
+        return "exit", str(os.WEXITSTATUS(status))
+
+    def _rolled_back(self, child: Child, *, restored: bool) -> None:
+        reason, detail = child.dying, child.detail
+        child.dying = child.detail = ""
+        child.running = child.killed = False
+        self._send(
+            0, protocol.RolledBack(worker=child.channel, reason=reason, detail=detail, restored=restored)
+        )
+        if not restored:
+            child.sock.close()
+            del self._children[child.channel]
+            self._spawn(child.channel)
+
+    # -- stray processes
+
+    def _sweep(self, child: Child) -> None:
+        """Kill what the cell of `child` left behind; when no other cell runs, everything unknown."""
+        keep = {1}
+        others_run = False
+        for other in self._children.values():
+            keep |= {other.pid, other.twin} | other.helpers
+            others_run |= other.running and other is not child
+        if others_run:
+            self._kill_session(child.pid, keep=keep)
+            return
+        for _ in range(SWEEPS):
+            strays = [pid for pid in _processes() if pid not in keep]
+            if not strays:
+                return
+            for pid in strays:
+                _signal(pid, signal.SIGKILL)
+            self._collect(strays)
+
+    def _kill_session(self, session: int, *, keep: set[int]) -> None:
+        for _ in range(SWEEPS):
+            strays = [pid for pid in _processes() if pid not in keep and _session(pid) == session]
+            if not strays:
+                return
+            for pid in strays:
+                _signal(pid, signal.SIGKILL)
+            self._collect(strays)
+
+    @staticmethod
+    def _collect(pids: list[int]) -> None:
+        for pid in pids:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # its parent, a worker, reaps it
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _state(int(name)) != "Z"]
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
+    fields = _stat(pid)
+    return fields[0] if fields else "Z"
+
+
+def _session(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[3]) if fields else 0
+
+
+def _alive(pid: int) -> bool:
+    return _state(pid) != "Z"
+
+
+def _signal(pid: int, number: int) -> None:
+    """Signal a process that may be gone. Never 0 or 1: those would mean everybody, or ourselves."""
+    if pid > 1:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _oom_kills() -> int:
+    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path, encoding="ascii") as lines:
+                for line in lines:
+                    key, _, value = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(value)
+        except OSError:
+            continue
+    return 0
+
+
+def main() -> NoReturn:
+    """Confine, measure, then serve until the stream ends. Arguments: memory in bytes, mounted paths."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # The workers' namespace is the real `__main__`: only then do restored functions see its globals.
+    main_module = ModuleType("__main__")
+    sys.modules["__main__"] = main_module
+    import dill
+
+    dill._dill._main_module = main_module
+    supervisor = Supervisor(Limits(memory_bytes=int(sys.argv[1])), main_module)
+    seccomp.install()
+    supervisor.run(probe.measure(sys.argv[2:]))

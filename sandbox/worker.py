@@ -1,0 +1,309 @@
+"""One namespace and the loop that serves it: take a message, act, answer.
+
+Before anything that runs model code, the worker forks. The original runs the code; its twin, the
+checkpoint, waits. When the code ends the twin is killed; when the original dies instead, however it dies,
+the supervisor wakes the twin, which goes on from the namespace of before. Snapshots are written by a
+forked child too, so that the next cell need not wait for them.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NoReturn
+
+from rlm import protocol
+from sandbox import builtin_names, cell, snapshot
+from sandbox.interrupts import Interrupts
+from sandbox.link import BodyWriter, Link
+from sandbox.output import Capture, Output, shorten
+from sandbox.workspace import Workspace
+
+WAKE = signal.SIGUSR2
+"""From the supervisor to a checkpoint: the original is dead, go on in its place."""
+
+SNAPSHOT_SECONDS = 300
+THREAD_STACK_BYTES = 2 * 1024 * 1024
+CELL_FILES, ALL_FILES = 768, 1024
+CHECKPOINT_SHARE = 0.45
+"""Above this share of the memory limit a second copy of the namespace could itself exhaust it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`memory_bytes` is the container's limit; a cell gets three quarters of it, the worker a little more."""
+
+    memory_bytes: int
+
+    @property
+    def cell_bytes(self) -> int:
+        return self.memory_bytes * 3 // 4
+
+    @property
+    def worker_bytes(self) -> int:
+        return self.memory_bytes * 17 // 20
+
+
+class Worker:
+    def __init__(self, sock: socket.socket, limits: Limits, main_module: ModuleType) -> None:
+        self._limits = limits
+        self._interrupts = Interrupts()
+        self._link = Link(sock, self._interrupts)
+        self._capture = Capture()
+        self._workspace = Workspace(
+            self._link, main_module.__dict__, str_limit_bytes=limits.memory_bytes // 16
+        )
+        self._builtins = builtin_names.save()
+        self._twin = 0
+
+    def run(self) -> NoReturn:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
+        self._interrupts.ignore()
+        threading.stack_size(THREAD_STACK_BYTES)
+        os.chdir("/tmp")  # noqa: S108 - the only writable place there is
+        self._set_limits(in_cell=False)
+        self._link.send(protocol.Ready())
+        while True:
+            message, data = self._link.next()
+            match message:
+                case protocol.RunCell():
+                    self._run_cell(message.cell, data.decode())
+                case protocol.SetDocuments():
+                    problems = self._workspace.set_documents(json.loads(data), message.active)
+                    self._link.send(protocol.Done(request=message.request), _json(problems))
+                case protocol.SetContext():
+                    self._workspace.set_context(data.decode())
+                    self._link.send(protocol.Done(request=message.request))
+                case protocol.TakeSnapshot():
+                    self._take_snapshot(message.request)
+                case protocol.Restore():
+                    self._restore(message.request, data)
+                case protocol.KeepAnswer():
+                    self._workspace.keep_answer(None if message.final else data.decode())
+                case _:
+                    raise protocol.ProtocolError(f"unexpected {message.tag}")
+
+    # -- cells
+
+    def _run_cell(self, number: int, source: str) -> None:
+        output = Output(lambda text: self._link.send(protocol.Output(cell=number, text=text)))
+        self._workspace.begin_cell(number)
+        outcome = cell.Outcome("error", "the cell did not run")
+        with self._checkpoint() as checkpointed:
+            if checkpointed is None:
+                return
+            with self._model_code(output):
+                workspace = self._workspace
+                outcome = cell.run_cell(source, workspace.namespace, number, show=workspace.show)
+            self._link.note(idle=True)
+            kept_as = self._workspace.end_cell(number, output)
+            final = self._workspace.take_final() if outcome.status == "final" else None
+            if final is not None:
+                self._link.send(protocol.Final(cell=number, format=final.format), final.pieces())
+            elif outcome.status == "final":
+                outcome = cell.Outcome("ok")
+            shown = shorten(output.whole(), kept_as, output.total_chars)
+            self._link.send(
+                protocol.CellDone(
+                    cell=number,
+                    status=outcome.status,
+                    error=outcome.error,
+                    total_chars=output.total_chars,
+                    kept_as=kept_as,
+                    checkpoint=checkpointed,
+                    active=self._workspace.active or "",
+                ),
+                [shown.encode("utf-8", "backslashreplace")],
+            )
+
+    @contextlib.contextmanager
+    def _checkpoint(self) -> Iterator[bool | None]:
+        """Fork a twin for as long as the block runs. Yields None in a twin that has taken over.
+
+        Yields False when no twin could be made: then the death of this process loses the namespace.
+        """
+        if _private_bytes() > self._limits.memory_bytes * CHECKPOINT_SHARE or not self._fork_twin():
+            self._link.note(running=True, twin=0)
+            yield False
+            return
+        if self._twin == os.getpid():
+            self._twin = 0
+            yield None
+            return
+        self._link.note(running=True, twin=self._twin)
+        _set_oom_score(1000)
+        yield True
+        # Only when the block has sent its result: until then, whatever goes wrong here is rolled back.
+        os.kill(self._twin, signal.SIGKILL)
+        os.waitpid(self._twin, 0)
+        self._twin = 0
+
+    def _fork_twin(self) -> bool:
+        """Returns at once in the original, with the twin's pid in `_twin`; in the twin when it is woken."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._twin = os.fork()
+        except OSError:
+            return False
+        if self._twin == 0:
+            self._twin = os.getpid()
+            os.setsid()
+            _set_oom_score(300)
+            signal.sigwait({WAKE})
+            self._link.after_fork()
+            self._link.note(took_over=os.getpid())
+        return True
+
+    @contextlib.contextmanager
+    def _model_code(self, output: Output) -> Iterator[None]:
+        """Set the stage for code of the model's, and put everything back that it may have moved."""
+        pid = os.getpid()
+        sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output  # type: ignore[assignment,misc]
+        self._capture.start(output)
+        self._set_limits(in_cell=True)
+        self._interrupts.arm()
+        try:
+            yield
+        finally:
+            self._builtins.restore()
+            self._interrupts.ignore()
+            if os.getpid() != pid:
+                os._exit(0)  # a copy that the cell forked and let run on
+            self._set_limits(in_cell=False)
+            _reset_process()
+            self._capture.stop()
+            if moved := self._workspace.restore_reserved():
+                names = ", ".join(moved[:10])
+                output.write(f"(reserved, and put back as before: {names}; use other names)\n")
+            output.flush()
+
+    def _set_limits(self, *, in_cell: bool) -> None:
+        soft = self._limits.cell_bytes if in_cell else self._limits.worker_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, self._limits.worker_bytes))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (CELL_FILES if in_cell else ALL_FILES, ALL_FILES))
+
+    # -- snapshots
+
+    def _take_snapshot(self, request: int) -> None:
+        alive, told = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if child == 0:
+            os.setsid()
+            self._link.number_bodies_apart(request)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SNAPSHOT_SECONDS)
+            _set_oom_score(1000)
+            try:
+                self._write_snapshot(request)
+                os.write(told, b"k")
+            finally:
+                os._exit(0)
+        os.close(told)
+        self._link.note(helper=child)
+
+        def ended() -> None:
+            succeeded = bool(os.read(alive, 1))
+            os.close(alive)
+            with contextlib.suppress(ChildProcessError):  # it belongs to a life before a rollback
+                os.waitpid(child, 0)
+            if not succeeded:
+                reason = "the process that wrote it ran out of memory, crashed or hung"
+                self._report(request, ok=False, reason=reason)
+
+        self._link.watch(alive, ended)
+
+    def _write_snapshot(self, request: int) -> None:
+        try:
+            values, references = self._workspace.to_save()
+            body: BodyWriter | None = None
+
+            def begin() -> Callable[[bytes], None]:
+                nonlocal body
+                if body is not None:
+                    body.close()  # an attempt that met something unpicklable; the next one replaces it
+                body = self._link.open_body(protocol.Snapshot(request=request))
+                return body.write
+
+            sha256, skipped = snapshot.save(values, references, begin=begin)
+            if body is not None:
+                body.close()
+            self._link.send(
+                protocol.SnapshotReport(request=request, ok=True),
+                _json(
+                    {
+                        "sha256": sha256,
+                        "skipped": skipped[:200],
+                        "variables": self._workspace.describe_variables()[:500],
+                    }
+                ),
+            )
+        except Exception as error:
+            self._report(request, ok=False, reason=f"{type(error).__name__}: {error}"[:300])
+
+    def _report(self, request: int, *, ok: bool, reason: str) -> None:
+        body = _json({"sha256": "", "skipped": [], "variables": [], "reason": reason})
+        self._link.send(protocol.SnapshotReport(request=request, ok=ok), body)
+
+    def _restore(self, request: int, data: bytes) -> None:
+        output = Output(lambda text: None)
+        report: dict[str, object] = {"reason": "interrupted"}
+        ok = False
+        with self._checkpoint() as checkpointed:
+            if checkpointed is None:
+                return
+            with self._model_code(output):
+                try:
+                    values = snapshot.load(data, self._workspace.resolve)
+                    report = self._workspace.restore(values)
+                    ok = True
+                except BaseException as error:
+                    report = {"reason": f"{type(error).__name__}: {error}"[:300]}
+            self._link.note(idle=True)
+            self._link.send(protocol.Restored(request=request, ok=ok), _json(report))
+
+
+_WARNING_FILTERS = list(warnings.filters)
+
+
+def _json(value: object) -> list[bytes]:
+    return [json.dumps(value).encode()]
+
+
+def _reset_process() -> None:
+    """Undo what a cell can do to the process rather than to the namespace."""
+    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, {WAKE})
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    sys.settrace(None)
+    sys.setprofile(None)
+    sys.setrecursionlimit(1000)
+    sys.excepthook = sys.__excepthook__
+    gc.enable()
+    os.chdir("/tmp")  # noqa: S108
+    warnings.filters[:] = _WARNING_FILTERS  # type: ignore[index]
+
+
+def _private_bytes() -> int:
+    """Memory that a fork would have to copy once it is touched: resident, less what files back."""
+    with open("/proc/self/statm", encoding="ascii") as numbers:
+        _, resident, shared, *_ = (int(number) for number in numbers.read().split())
+    return (resident - shared) * resource.getpagesize()
+
+
+def _set_oom_score(score: int) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(score))
