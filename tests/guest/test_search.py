@@ -1,0 +1,300 @@
+"""`grep` finds what `re` finds line by line, whichever engine runs and however the text is stored."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given, reject
+from hypothesis import strategies as st
+
+from sandbox.documents import Document, DocumentTooLargeError
+from sandbox.search import Engine, Match, Matches, PatternError, compile_pattern, count_matches, grep, widen
+from tests.guest.test_documents import document
+
+ENGINES: tuple[Engine, ...] = ("python", "ripgrep", "auto")
+
+PATTERNS = [
+    "error", "a", "é", "日本", "x|y|né", r"\d+", r"\w+", r"\W", r"\s", r"\S+é", r"[a-c]+", r"[^a-c ]",
+    r"\berror\b", r"\bé", r"b\b", r"\B\w", r"x\by", r"(\bé|e)r", r"^a", r"c$", r"\Aa.c\Z", r"^$", r"$", "",
+    r"(a)(b)?", r"(?P<q>['\"]).*?(?P=q)", r"(\w)\1", r"(^a|b)x?\1", r"a(?=b)", r"a(?!b)", r"(?<=a)b",
+    r"(?<!a)b", r"(?i)error", r"(?i:k)elvin", r"(?i)straße", r"(?i)[a-z]{3}", r"(?i)[^k]x",
+    r"(?i)İ|\u0131|\u017f", r"(?a)\w\W", r"(?x) a b # c", r"a{2,}", r"a{,2}b", r"(?:ab)*c", r"(?>a+)b",
+    r"a++b", r"a.c", r"a.{2}c", r"(?s)a.*c", r"[\s\n]b", r"a\nb", r"a\n?b", r"[\u4e00-\u9fff]+",
+    r"[^\x00-\x7f]", r"\ufffd", r"[\ufff0-\uffff]", r"\r", r"a\r", r"\x00", r"[\d.]+é", r"[^\W\d]+ ",
+    r"(a)?(?(1)b|c)", r"-e", r"--files", r"\.", r"\\", r"[]^-]", r"\t", r"½", r"²\b", r"[\w-]+@\w+",
+    r"(a|b)+c\1",
+]  # fmt: skip
+
+LINES = [
+    "error", "an error, ERROR erroré né", "abc", "abc\r", "a\r\r", "aab 12 ３٣ ½ ² é", "éa bé e\u0301r",
+    "日本語 x日y xy", "", "'quoted' \"it\" aa bb abba", "Kelvin K elvin \u212aelvin \u017f S İ I \u0131 i",
+    "STRASSE straße STRAẞE", "ab ab ac bc c", "a\x00c a\ufffdc a😀c a日日c", "tab\tend", "x\u2028y\x85z\x1c",
+    "-e --files [^]-] \\ .", "me@é.org b-c@d", "a b\xa0b\u3000b", "ax aax bx bbc abca", "\r",
+    "٣.٣é \u200db", "a" * 50 + "b",
+]  # fmt: skip
+
+TEXT = "\n".join(LINES)
+
+fragments = st.sampled_from(
+    [*"abekxyéßK\u017fİ\u0131½²日😀_-. \n\r\t", "\ufffd", "\u0301", "error", "12", "\r\n", "\u2028", "\x00"]
+)
+
+
+def by_hand(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int, str, tuple[str | None, ...]]]:
+    """Line, offset, matched text and groups: what `grep` has to find, written down the obvious way."""
+    found, offset = [], 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        if offset < len(text):
+            matches = pattern.finditer(line.removesuffix("\r"))
+            found += [(number, offset + m.start(), m.group(), m.groups()) for m in matches]
+        offset += len(line) + 1
+    return found
+
+
+def found(matches: Matches) -> list[tuple[int, int, str, tuple[str | None, ...]]]:
+    return [(match.line, match.offset, match.match, match.groups) for match in matches]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search") / "notes.txt"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_engines_and_stores_agree(path: Path, pattern: str, engine: Engine) -> None:
+    for text in (TEXT, "".join(char for char in TEXT if char.isascii())):
+        expected = by_hand(text, re.compile(pattern))
+        stores: list[str | Document] = [text]
+        stores += [
+            document(path.with_suffix(f".{encoding}"), text, encoding=encoding, block_bytes=64)
+            for encoding in ("utf-8", "utf-8-sig", "utf-16-le")
+        ]
+        for store in stores:
+            for _ in range(2):  # the second time, a document knows whether it is ASCII
+                assert found(grep(store, pattern, max_matches=10_000, engine=engine)) == expected
+                assert count_matches(store, pattern, engine=engine) == len(expected)
+
+
+@given(st.lists(fragments, max_size=40).map("".join), st.sampled_from(PATTERNS), st.booleans())
+@example("\r\na\r", r"\r?$", True)
+def test_ripgrep_finds_what_python_finds(path: Path, text: str, pattern: str, ignore_case: bool) -> None:
+    lazy = document(path, text, block_bytes=16)
+    by_python = grep(lazy, pattern, ignore_case=ignore_case, max_matches=10_000, engine="python")
+    assert found(by_python) == by_hand(text, re.compile(pattern, re.IGNORECASE if ignore_case else 0))
+    assert grep(lazy, pattern, ignore_case=ignore_case, max_matches=10_000, engine="ripgrep") == by_python
+
+
+pieces = st.sampled_from(
+    [
+        "a",
+        "e",
+        "é",
+        "k",
+        ".",
+        r"\w",
+        r"\W",
+        r"\d",
+        r"\s",
+        "[ab]",
+        "[^a]",
+        r"\b",
+        r"\B",
+        "^",
+        "$",
+        "[é-ö]",
+        r"[^\w]",
+    ]
+)
+patterns = st.recursive(
+    pieces,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=4).map("".join)
+        | inner.map("({})".format)
+        | inner.map("(?:{})?".format)
+        | inner.map("(?:{})+".format)
+        | st.tuples(inner, inner).map("(?:{0[0]}|{0[1]})".format)
+        | inner.map("(?={})".format)
+        | inner.map("({})\\1".format)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(fragments, min_size=1, max_size=12).map("".join), patterns, st.booleans())
+def test_random_patterns_agree(path: Path, text: str, pattern: str, ignore_case: bool) -> None:
+    try:
+        compiled = compile_pattern(pattern, ignore_case=ignore_case)
+    except PatternError:  # \\1 inside group 1
+        reject()
+    assume(widen(compiled) is not None)
+    for store in (text, document(path, text)):
+        by_ripgrep = grep(store, compiled, max_matches=10_000, engine="ripgrep")
+        assert found(by_ripgrep) == by_hand(text, compiled)
+
+
+def test_case_classes_hold_every_pair_that_re_takes_for_equal() -> None:
+    cased = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if char.lower() != char.upper())
+    for char in cased:
+        equal = re.findall(re.escape(char), cased, re.IGNORECASE)
+        widened = widen(re.compile(re.escape(char), re.IGNORECASE))
+        assert widened is not None
+        assert all(re.fullmatch(_as_python(widened), other) for other in equal), (char, equal, widened)
+
+
+@pytest.mark.parametrize("pattern", [r"\d", r"\w", r"\s"])
+def test_categories_hold_every_character_that_python_counts_to_them(pattern: str) -> None:
+    text = "\n".join(char for char in map(chr, range(sys.maxunicode + 1)) if not "\ud800" <= char <= "\udfff")
+    expected = [char for char in text.split("\n") if re.fullmatch(pattern, char.removesuffix("\r"))]
+    found = grep(text, pattern, max_matches=sys.maxunicode, engine="ripgrep")
+    assert [match.match for match in found] == expected
+
+
+def _as_python(widened: str) -> str:
+    return re.sub(r"\\x\{([0-9A-F]+)\}", lambda code: rf"\U{int(code[1], 16):08x}", widened)
+
+
+def test_what_widening_leaves_out() -> None:
+    assert widen(re.compile("cat")) == r"[\x63][\x61][\x74]"
+    assert widen(re.compile(r"\bcat(?=s)")) == r"(?-u:\b)[\x63][\x61][\x74]"
+    assert widen(re.compile(r"\bé\b")) == r"[\x{E9}-\x{E9}]"
+    assert widen(re.compile(r"\bé\b\w"), ascii_only=True) is None
+    assert widen(re.compile(r"(ab)\1")) == widen(re.compile(r"(ab)(ab)"))
+    bomb = "(a)" + "".join(rf"(\{n}\{n})" for n in range(1, 30))
+    for pattern in ("a*", "(a)?(?(1)b|c)", "a\nb", r"(\ba)\1", "(?=a)", bomb):
+        assert widen(re.compile(pattern)) is None
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_ripgrep_takes_every_widened_pattern(pattern: str) -> None:
+    for ascii_only in (False, True):
+        widened = widen(re.compile(pattern), ascii_only=ascii_only)
+        if widened is not None:
+            done = subprocess.run(["rg", "--no-config", "-q", "-e", widened, "-"], stdin=subprocess.DEVNULL)
+            assert done.returncode == 1, widened
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_invalid_utf8_counts_as_it_reads(path: Path, engine: Engine) -> None:
+    data = b"ok\nna\xefve caf\xe9 \xe2\x82 end\n\xff\n\xc3\xa9 end\n" * 3
+    lazy = document(path, data)
+    text = data.decode("utf-8", "replace")
+    for pattern in (r"na.ve", r"f\W ", r"\ufffd end", "[^a-z ]+ end", "end", r"^.$", r"caf[^x] . e"):
+        expected = by_hand(text, re.compile(pattern))
+        assert expected
+        assert found(grep(lazy, pattern, engine=engine)) == expected
+
+
+def test_lone_surrogates_in_a_str() -> None:
+    text = "a\ud800b\nab\n" * 3
+    for pattern in ("a.b", r"a\Wb", "ab", "[\ud800-\udfff]", "\ud800"):
+        assert found(grep(text, pattern, engine="ripgrep")) == by_hand(text, re.compile(pattern))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_context_lines_and_how_matches_read(path: Path, engine: Engine) -> None:
+    text = "one\r\ntwo\nthree 3\nfour\n\nsix"
+    for store in (text, document(path, text)):
+        matches = grep(store, r"(\w+) (\d)|six", name="notes.txt", context_lines=2, engine=engine)
+        assert list(matches) == [
+            Match("notes.txt", 3, 9, "three 3", "three 3", ("three", "3"), ("one", "two"), ("four", "")),
+            Match("notes.txt", 6, 23, "six", "six", (None, None), ("four", ""), ()),
+        ]
+        assert str(matches) == (
+            "notes.txt-1- one\nnotes.txt-2- two\nnotes.txt:3: three 3\nnotes.txt-4- four\nnotes.txt-5- \n--\n"
+            "notes.txt-4- four\nnotes.txt-5- \nnotes.txt:6: six\n(2 matches)"
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_stops_at_max_matches(path: Path, engine: Engine) -> None:
+    text = "hit hit\n" * 100_000
+    for store in (text, document(path, text, block_bytes=4096)):
+        some = grep(store, "hit", max_matches=3, engine=engine)
+        assert [(match.line, match.offset) for match in some] == [(1, 0), (1, 4), (2, 8)]
+        assert (some.truncated, some.total) == (True, None)
+        assert str(some).endswith("3 matches; there may be more: raise max_matches, or use count_matches)")
+        assert count_matches(store, "hi[t]", engine=engine) == 200_000
+    assert threading.active_count() == 1
+
+
+def test_first_matches_need_only_the_start_of_a_file(tmp_path: Path) -> None:
+    lazy = document(tmp_path / "log", "first\n" + "é filler\n" * 10_000, block_bytes=64)
+    assert grep(lazy, "first", max_matches=1, engine="python")[0].offset == 0
+    assert "characters" not in repr(lazy)  # its index has not got to the end
+
+
+def test_results_are_a_sequence(path: Path) -> None:
+    matches = grep(TEXT, "a")
+    assert (len(matches), matches.total, matches.truncated) == (len(list(matches)), len(matches), False)
+    assert matches[1:3] == [matches[1], matches[2]]
+    assert pickle.loads(pickle.dumps(matches)) == matches
+    assert not grep(TEXT, "nowhere")
+    assert str(grep(TEXT, "nowhere")) == "(0 matches)"
+    assert "one line at a time" in str(grep(TEXT, r"abc\nabc"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fixed_text_is_no_pattern(path: Path, engine: Engine) -> None:
+    lazy = document(path, "a.c [x] abc\n-e --help $(id) A.C")
+    for literal, count in (("a.c", 1), ("[x", 1), ("-e", 1), ("--help", 1), ("$(id)", 1), ("^", 0)):
+        assert len(grep(lazy, literal, fixed=True, engine=engine)) == count
+        assert count_matches(lazy, literal, fixed=True, engine=engine) == count
+    assert len(grep(lazy, "a.c", fixed=True, ignore_case=True, engine=engine)) == 2
+    assert len(grep(lazy, re.compile("A.C", re.IGNORECASE), engine=engine)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "position"), [("(a", 0), ("a)", 1), ("[a", 0), ("ab*{", None), (r"a\q", 1)]
+)
+def test_an_invalid_pattern_says_where(pattern: str, position: int | None) -> None:
+    if position is None:
+        assert not grep("x", pattern)
+        return
+    with pytest.raises(PatternError, match=rf"invalid pattern .* at position {position}; use fixed=True"):
+        grep("x", pattern)
+
+
+def test_long_lines_are_cut_around_the_match(path: Path) -> None:
+    text = "x" * 50_000 + "needle" + "y" * 50_000 + "\n"
+    for store in (text, document(path, text, block_bytes=4096)):
+        (match,) = grep(store, "needle", engine="ripgrep")
+        assert match.offset == 50_000
+        assert match.text == "…" + "x" * 997 + "needle" + "y" * 997 + "…"
+        assert len(repr(match)) < 450
+        assert "xneedley" in repr(match)
+        (match,) = grep(store, "x{4000}n", engine="python")
+        assert len(match.match) == 4001
+        assert len(match.text) == 2002
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_line_too_long_for_memory_is_an_error(path: Path, engine: Engine) -> None:
+    lazy = document(path, "x" * (2 << 20), block_bytes=1 << 16)
+    with pytest.raises(DocumentTooLargeError, match=r"the line at|a slice of"):
+        grep(lazy, "x", engine=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_appended_and_truncated_files(tmp_path: Path, engine: Engine, encoding: str) -> None:
+    lazy = document(tmp_path / "log", "one hit\nlast hi", encoding=encoding)
+    with (tmp_path / "log").open("ab") as file:
+        file.write("t\nhit\n".encode(encoding))
+    assert [match.line for match in grep(lazy, "hit", engine=engine)] == [1]
+    assert [match.line for match in grep(lazy, "hi$", engine=engine)] == [2]
+    os.truncate(tmp_path / "log", 4)
+    with pytest.raises(OSError, match="has become shorter"):
+        grep(lazy, "hit", engine=engine)
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="max_matches must be at least 1"):
+        grep("a", "a", max_matches=0)
+    with pytest.raises(ValueError, match="context_lines at least 0"):
+        grep("a", "a", context_lines=-1)
