@@ -1,0 +1,435 @@
+"""What a cell can call: the reserved names, their state, and how they are put back after each cell.
+
+Everything here acts inside the container, but for three requests that go to the host: sub-calls, a file
+that is not among the documents, and the messages of the session.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlm.protocol import LoadFile, ReadHistory
+from sandbox import chunks as chunking
+from sandbox import search
+from sandbox.cell import Finished
+from sandbox.documents import Document, DocumentSpec, text_lines
+from sandbox.library import Library
+from sandbox.link import Link, RequestFailed
+from sandbox.listing import Shown, describe, table
+from sandbox.output import SHOWN_CHARS, Output
+from sandbox.snapshot import Reference
+from sandbox.subcalls import SubCaller, SubCallError
+
+OUTPUTS_CHARS = 16 * 1024 * 1024
+PIECE_CHARS = 1024 * 1024
+
+Text = str | Document
+
+
+@dataclass(frozen=True, slots=True)
+class FinalValue:
+    """What FINAL was given, as the host will have it: `text`, `json` or `repr`."""
+
+    value: Any
+    format: str
+    text: str
+
+    def pieces(self) -> Iterator[bytes]:
+        for start in range(0, len(self.text), PIECE_CHARS):
+            yield self.text[start : start + PIECE_CHARS].encode("utf-8", "backslashreplace")
+
+
+class History(Sequence[dict[str, Any]]):
+    """The messages of the session, fetched from the host when they are looked at."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def _rows(self) -> list[dict[str, Any]]:
+        request = self._link.new_request()
+        rows: list[dict[str, Any]] = json.loads(self._link.ask(ReadHistory(request=request), request))
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._rows()[key]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._rows())
+
+    def __repr__(self) -> str:
+        return f"<history: {len(self)} messages; each a dict with turn, role, content>"
+
+
+@dataclass(slots=True)
+class _State:
+    """What belongs to the namespace besides its variables."""
+
+    answers: list[Any] = field(default_factory=list)
+    buffers: list[Any] = field(default_factory=list)
+    outputs: dict[int, str] = field(default_factory=dict)
+
+
+class Workspace:
+    """The namespace and the helpers in it. `str_limit_bytes`: up to there `context` is a real str."""
+
+    def __init__(self, link: Link, namespace: dict[str, Any], *, str_limit_bytes: int) -> None:
+        self.namespace = namespace
+        self._link = link
+        self._library = Library(str_limit_bytes=str_limit_bytes)
+        self._context: Text = ""
+        self._own_context = False
+        self._state = _State()
+        self._final: FinalValue | None = None
+        self._kept_final: Any = None
+        self._subcalls = SubCaller(link)
+        self._history = History(link)
+        self._helpers: dict[str, Any] = {
+            helper.__name__: helper
+            for helper in (
+                self.load_file,
+                self.load_files,
+                self.switch_to,
+                self.list_files,
+                self.remove_file,
+                self.peek,
+                self.lines,
+                self.grep,
+                self.count,
+                self.chunks,
+                self.chunk_indices,
+                self.add_buffer,
+                self._subcalls.llm_query,
+                self._subcalls.llm_query_batched,
+                self._subcalls.rlm_query,
+                self._subcalls.rlm_query_batched,
+                self.FINAL,
+                self.FINAL_VAR,
+                self.SHOW_VARS,
+            )
+        }
+        self._helpers |= {"files": self._library, "history": self._history, "SubCallError": SubCallError}
+        self.restore_reserved()
+
+    @property
+    def active(self) -> str | None:
+        return self._library.active
+
+    # -- the worker's side
+
+    def set_documents(self, rows: Iterable[dict[str, Any]], active: str | None) -> dict[str, str]:
+        """Make documents known; returns what is wrong, by name. The active one is opened at once."""
+        problems: dict[str, str] = {}
+        specs = [DocumentSpec.from_json(row) for row in rows]
+        for name in set(self._library) - {spec.name for spec in specs}:
+            self._library.remove(name)
+        for spec in specs:
+            self._library.put(spec)
+        try:
+            self._activate(active if active in self._library else next(iter(self._library), None))
+        except (OSError, MemoryError, LookupError) as error:
+            problems[str(self._library.active)] = str(error)
+        self.restore_reserved()
+        return problems
+
+    def set_context(self, text: str) -> None:
+        self._context, self._own_context = text, True
+        self.restore_reserved()
+
+    def begin_cell(self, number: int) -> None:
+        self._final = None
+
+    def end_cell(self, number: int, output: Output) -> str:
+        """Keep a long output whole; returns the expression that has it, empty for a short one."""
+        if output.total_chars <= SHOWN_CHARS:
+            return ""
+        outputs = self._state.outputs
+        outputs[number] = output.whole()
+        while len(outputs) > 1 and sum(map(len, outputs.values())) > OUTPUTS_CHARS:
+            del outputs[next(iter(outputs))]
+        return f"outputs[{number}]"
+
+    def take_final(self) -> FinalValue | None:
+        final, self._final = self._final, None
+        if final:
+            self._kept_final = final.value
+        return final
+
+    def keep_answer(self, text: str | None) -> None:
+        """The turn is answered: by `text`, or with None by the last FINAL."""
+        self._state.answers.append(self._kept_final if text is None else text)
+        self._kept_final = None
+
+    def reserved(self) -> dict[str, Any]:
+        state = self._state
+        return {
+            **self._helpers,
+            "context": self._context,
+            "answers": state.answers,
+            "buffers": state.buffers,
+            "outputs": state.outputs,
+        }
+
+    def restore_reserved(self) -> list[str]:
+        """Put the reserved names back; returns those that had been assigned to."""
+        moved = []
+        for name, value in self.reserved().items():
+            if self.namespace.get(name) is not value:
+                if name in self.namespace:
+                    moved.append(name)
+                self.namespace[name] = value
+        return moved
+
+    # -- snapshots
+
+    def variables(self) -> dict[str, Any]:
+        """What is the user's in the namespace: not reserved, no dunder, not `_`."""
+        reserved = self.reserved()
+        return {
+            name: value
+            for name, value in self.namespace.items()
+            if name not in reserved and name != "_" and not (name.startswith("__") and name.endswith("__"))
+        }
+
+    def describe_variables(self) -> list[dict[str, str]]:
+        return describe(self.variables())
+
+    def to_save(self) -> tuple[dict[str, Any], dict[int, Reference]]:
+        """Values by name, and the objects saved by name only. A dot begins what is not a variable."""
+        references: dict[int, Reference] = {
+            id(value): ("helper", name) for name, value in self._helpers.items()
+        }
+        for name, text in self._library.opened().items():
+            references[id(text)] = ("document", name)
+        state = self._state
+        return {
+            **self.variables(),
+            ".answers": state.answers,
+            ".buffers": state.buffers,
+            ".outputs": state.outputs,
+            ".active": self._library.active,
+        }, references
+
+    def resolve(self, reference: Reference) -> Any:
+        kind, name = reference
+        if kind == "helper":
+            return self._helpers.get(name)
+        try:
+            return self._library[name]
+        except (KeyError, OSError, MemoryError):
+            return None  # the document is gone; that was told when the documents were set
+
+    def restore(self, values: dict[str, Any]) -> dict[str, object]:
+        state = self._state
+        state.answers = values.pop(".answers", state.answers)
+        state.buffers = values.pop(".buffers", state.buffers)
+        state.outputs = values.pop(".outputs", state.outputs)
+        active = values.pop(".active", None)
+        if active in self._library:
+            self._activate(active)
+        self.namespace.update(values)
+        self.restore_reserved()
+        return {"restored": list(values)[:500]}
+
+    # -- documents, as a cell calls them
+
+    def load_file(self, path: str, name: str | None = None, replace_all: bool = False) -> Text:  # noqa: FBT001, FBT002
+        """Load a document by name or path, make it active, return its text.
+
+        `name` gives it another name; `replace_all` forgets all others. Raises PermissionError for what the
+        user has not agreed to, with how they can.
+        """
+        found = self._library.find(str(path)) or self._fetch(str(path))
+        if name is not None and name != found:
+            self._library.put(_renamed(self._library.spec(found), name))
+            found = name
+        if replace_all:
+            for other in set(self._library) - {found}:
+                self._library.remove(other)
+        return self.switch_to(found)
+
+    def load_files(self, paths: Iterable[str]) -> list[Text]:
+        """Load several; the last one is active."""
+        return [self.load_file(path) for path in paths]
+
+    def _fetch(self, path: str) -> str:
+        request = self._link.new_request()
+        try:
+            reply = self._link.ask(LoadFile(request=request, path=path[:4000]), request)
+        except RequestFailed as refused:
+            raise PermissionError(str(refused)) from None
+        specs = [DocumentSpec.from_json(row) for row in json.loads(reply)]
+        for spec in specs:
+            self._library.put(spec)
+        return specs[0].name
+
+    def switch_to(self, name: str) -> Text:
+        """Make a document active; `context` is its text from here on. Returns the text."""
+        if name not in self._library:
+            near = difflib.get_close_matches(name, list(self._library), n=3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise KeyError(f"no document {name!r}{hint} list_files() shows all")
+        self._activate(name)
+        self.namespace["context"] = self._context
+        return self._context
+
+    def _activate(self, name: str | None) -> None:
+        self._library.active = name
+        if not self._own_context:
+            self._context = "" if name is None else self._library[name]
+
+    def list_files(self) -> Shown:
+        """All documents, one a line; a star marks the active one."""
+        return Shown("\n".join(self._library.rows()) or "no documents")
+
+    def remove_file(self, name: str) -> None:
+        """Forget a document in this namespace. The file itself stays as it is."""
+        self._library.remove(name)
+        self._activate(self._library.active)
+        self.namespace["context"] = self._context
+
+    # -- reading
+
+    def peek(self, start: int = 0, end: int = 2000) -> str:
+        """Characters `start` to `end` of the active document."""
+        return self._context[start:end]
+
+    def lines(self, a: int = 1, b: int | None = None) -> str:
+        """Lines `a` to `b` of the active document, counted from 1, both included; `b` defaults to a + 49."""
+        return text_lines(self._context, a, a + 49 if b is None else b)
+
+    def grep(
+        self,
+        pattern: str,
+        max_matches: int = 100,
+        context_lines: int = 0,
+        *,
+        ignore_case: bool = False,
+        fixed: bool = False,
+        files: str | Iterable[str] | None = None,
+    ) -> search.Matches:
+        """Search the active document, or those in `files` (names, or "all"), line by line.
+
+        `fixed` takes the pattern literally. Stops after `max_matches`; `.total` is None then.
+        """
+        items: list[search.Match] = []
+        note = ""
+        for text, name in self._searched(files):
+            found = search.grep(
+                text,
+                pattern,
+                name=name,
+                max_matches=max_matches - len(items),
+                context_lines=context_lines,
+                ignore_case=ignore_case,
+                fixed=fixed,
+            )
+            items += found
+            note = note or found.note
+            if len(items) >= max_matches:
+                return search.Matches(tuple(items), truncated=True, note=note)
+        return search.Matches(tuple(items), note=note)
+
+    def count(
+        self,
+        pattern: str,
+        *,
+        ignore_case: bool = False,
+        fixed: bool = False,
+        files: str | Iterable[str] | None = None,
+    ) -> int:
+        """How many matches there are, without listing them."""
+        return sum(
+            search.count_matches(text, pattern, ignore_case=ignore_case, fixed=fixed)
+            for text, _ in self._searched(files)
+        )
+
+    def _searched(self, files: str | Iterable[str] | None) -> Iterator[tuple[Text, str]]:
+        if files is None and (self._own_context or self._library.active is None):
+            yield self._context, "context"
+            return
+        if files is None:
+            names: Iterable[str] = [self._library.active or ""]
+        elif isinstance(files, str):
+            names = list(self._library) if files == "all" else [files]
+        else:
+            names = list(files)
+        for name in names:
+            yield self._library.view(name), name
+
+    def chunks(
+        self,
+        size: int | None = None,
+        overlap: int = 0,
+        by: Any = "chars",
+        pattern: str | None = None,
+        text: Text | None = None,
+    ) -> chunking.Chunks:
+        """Pieces of the active document, or of `text`: `.id, .start, .end, .text`, made when looked at."""
+        if pattern is not None and by == "chars":
+            by = "regex"
+        source = self._context if text is None else text
+        name = (self._library.active or "context") if text is None else "text"
+        return chunking.chunks(source, size, overlap=overlap, by=by, pattern=pattern, name=name)
+
+    def chunk_indices(self, size: int = 100_000, overlap: int = 0) -> list[tuple[int, int]]:
+        """Start and end of pieces of the active document."""
+        return chunking.chunk_indices(self._context, size, overlap=overlap)
+
+    def add_buffer(self, text: Any) -> int:
+        """Put a finding into `buffers`; returns how many there are."""
+        self._state.buffers.append(text)
+        return len(self._state.buffers)
+
+    # -- answering
+
+    def FINAL(self, value: Any) -> None:  # noqa: N802 - the name is the paper's
+        """The answer. Ends the cell and the turn."""
+        self._final = _as_final(value)
+        raise Finished
+
+    def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
+        """The value of the variable `name` is the answer. Ends the cell and the turn."""
+        if not isinstance(name, str):
+            self.FINAL(name)
+        if name not in self.namespace:
+            near = difflib.get_close_matches(name, list(self.variables()), n=3)
+            hint = (
+                f"did you mean {' or '.join(map(repr, near))}?" if near else "SHOW_VARS() lists what there is"
+            )
+            raise NameError(f"no variable {name!r}; {hint}")
+        self.FINAL(self.namespace[name])
+
+    def SHOW_VARS(self) -> Shown:  # noqa: N802
+        """Your variables with type and size, one a line."""
+        return table(self.describe_variables())
+
+    def show(self, value: Any) -> str:
+        """How the last expression of a cell is echoed: a whole document only by name and length."""
+        for name, text in self._library.opened().items():
+            if value is text and isinstance(text, str) and len(text) > SHOWN_CHARS:
+                return f"<text of {name!r}: {len(text):,} characters; print a slice of it>"
+        return repr(value)
+
+
+def _as_final(value: Any) -> FinalValue:
+    if isinstance(value, str):
+        return FinalValue(value, "text", str(value))
+    if isinstance(value, bytes):
+        return FinalValue(value, "text", value.decode("utf-8", "backslashreplace"))
+    if type(value).__module__.startswith("sandbox."):
+        return FinalValue(value, "text", str(value))
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return FinalValue(value, "repr", str(value))
+    return FinalValue(value, "json", text)
+
+
+def _renamed(spec: DocumentSpec, name: str) -> DocumentSpec:
+    return dataclasses.replace(spec, name=name)
