@@ -1,0 +1,347 @@
+"""One container: build its image if need be, start it, check that it is confined, talk to it, end it.
+
+A container lives as long as the command that started it. Its stdin is ours: when this process dies,
+however it dies, the supervisor reads the end of it and exits, and the container with it. Labels say whose
+it is, so that `reap` can remove what a hostile container might leave behind.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlm import protocol
+from rlm.box import image
+from rlm.box.engine_api import LABEL, Engine, Spec
+from rlm.box.namespace import Namespace, Serve
+from rlm.box.wire import BytesSink, Sink, Wire
+from rlm.errors import SandboxError
+from rlm.protocol import Message, ProtocolError
+
+T = TypeVar("T")
+
+HELLO_S = 30.0
+CALL_S = 35.0
+NOBODY = 65534
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BoxConfig:
+    """`mounts`: (source on the host, target in the container), read-only. `state_dir` names the owner."""
+
+    base: str
+    memory_bytes: int
+    cpus: float
+    pids: int
+    runtime: str | None
+    cell_timeout_s: float
+    state_dir: Path
+    mounts: Sequence[tuple[str, str]] = ()
+
+
+async def with_deadline(call: Callable[..., T], *args: Any, seconds: float = CALL_S) -> T:
+    """Run a blocking call to the engine in a thread; a hung daemon costs a thread, not the program."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(call, *args), seconds)
+    except TimeoutError:
+        raise SandboxError(
+            "Docker does not react.",
+            f"A call to it has not come back within {seconds:.0f} s.",
+            hint="Restart Docker, then: rlm doctor",
+        ) from None
+
+
+def ensure_image(engine: Engine, base: str, progress: Callable[[str], None]) -> str:
+    """The tag of the sandbox image, which is built when it is not there. Blocking, may take minutes."""
+    files = image.inputs()
+    bases = [base] if base == image.LOCAL_BASE else [base, image.LOCAL_BASE]
+    for candidate in bases:
+        tag = image.tag(files, candidate)
+        if engine.has_image(tag):
+            return tag
+    for candidate in bases:
+        progress(f"building the sandbox image from {candidate} (once)")
+        if engine.has_image(candidate) or (candidate == base and engine.pull(candidate, progress)):
+            tag = image.tag(files, candidate)
+            engine.build(tag, candidate, files, progress)
+            return tag
+    raise SandboxError(
+        f"The base image {base} cannot be had.",
+        "It is not on this machine and could not be pulled.",
+        hint="Go online once, or make a base from Debian's packages: scripts/make-base",
+    )
+
+
+class Box:
+    """A running container. Use `Box.start`; `close` ends it."""
+
+    def __init__(self, engine: Engine, container: str, wire_socket: socket.socket, config: BoxConfig) -> None:
+        self._engine = engine
+        self.container = container
+        self.config = config
+        self._wire = Wire(wire_socket, deliver=self._deliver, open_sink=self._open_sink)
+        self._namespaces: dict[int, Namespace] = {}
+        self._hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.python = ""
+        self.image = ""
+
+    @classmethod
+    async def start(cls, engine: Engine, config: BoxConfig, tag: str, *, session: str) -> "Box":
+        """Create, attach, start and check a container. Raises `SandboxError`; leaves nothing behind."""
+        spec = Spec(
+            image=tag,
+            user=_user(),
+            memory_bytes=config.memory_bytes,
+            cpus=config.cpus,
+            pids=config.pids,
+            runtime=config.runtime,
+            mounts=config.mounts,
+            labels=_labels(config.state_dir, session),
+        )
+        identities = {target: _identity(source) for source, target in config.mounts}
+        container = await with_deadline(engine.create, spec)
+        box: Box | None = None
+        try:
+            sock = await with_deadline(engine.attach, container)
+            box = cls(engine, container, sock, config)
+            box.image = tag
+            box._wire.start()
+            await with_deadline(engine.start, container)
+            facts = await box._within(box._hello, HELLO_S)
+            _check_config(await with_deadline(engine.inspect, container), spec)
+            _check_facts(facts, identities)
+            box.python = str(facts["python"])
+        except BaseException:
+            if box:
+                box._wire.close()
+            with contextlib.suppress(SandboxError):
+                await with_deadline(engine.remove, container)
+            raise
+        return box
+
+    async def open_namespace(self, serve: Serve) -> Namespace:
+        """A fresh worker. `serve` answers what its cells ask of the host."""
+        channel = max(self._namespaces, default=0) + 1
+        namespace = Namespace(channel, self._wire, serve=serve, cell_timeout_s=self.config.cell_timeout_s)
+        self._namespaces[channel] = namespace
+        self._wire.send(0, protocol.Spawn(worker=channel))
+        await namespace.ready()
+        return namespace
+
+    def close_namespace(self, namespace: Namespace) -> None:
+        namespace.close()
+
+    @property
+    def lost(self) -> bool:
+        return self._wire.lost.done()
+
+    async def close(self) -> None:
+        """Close the stream first: a container that floods it would make the engine hang on a kill."""
+        self._wire.close()
+        with contextlib.suppress(SandboxError):
+            await with_deadline(self._engine.remove, self.container)
+
+    # -- what arrives
+
+    def _open_sink(self, channel: int, message: Message) -> Sink | None:
+        namespace = self._namespaces.get(channel)
+        return namespace.open_sink(message) if namespace else None
+
+    def _deliver(self, channel: int, message: Message, sink: Sink) -> None:
+        match message:
+            case protocol.Hello():
+                if self._hello.done() or message.version != protocol.VERSION:
+                    raise ProtocolError(f"hello: version {message.version}, expected {protocol.VERSION}")
+                facts = protocol.json_body(sink.data if isinstance(sink, BytesSink) else b"")
+                if not isinstance(facts, dict):
+                    raise ProtocolError("hello: not an object")
+                self._hello.set_result(facts)
+            case protocol.RolledBack():
+                self._namespace(message.worker).rolled_back(message)
+            case _:
+                self._namespace(channel).receive(message, sink)  # type: ignore[arg-type]
+
+    def _namespace(self, channel: int) -> Namespace:
+        if not self._hello.done() or channel not in self._namespaces:
+            raise ProtocolError(f"nothing is open on channel {channel}")
+        return self._namespaces[channel]
+
+    async def _within(self, waiting: "asyncio.Future[T]", seconds: float) -> T:
+        either: set[asyncio.Future[Any]] = {waiting, self._wire.lost}
+        await asyncio.wait(either, timeout=seconds, return_when="FIRST_COMPLETED")
+        if waiting.done():
+            return waiting.result()
+        said = self._wire.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = said[-1] if said else "It said nothing."
+        raise SandboxError("The container did not start.", why, hint="rlm doctor") from None
+
+
+# -- confinement: what was asked for must be what there is
+
+
+def _check_config(found: Mapping[str, Any], spec: Spec) -> None:
+    """Compare the effective configuration with the golden set. Anything weaker is refused."""
+    host, config = found["HostConfig"], found["Config"]
+    expected: dict[str, tuple[object, object]] = {
+        "network": (host["NetworkMode"], "none"),
+        "read-only root": (host["ReadonlyRootfs"], True),
+        "privileged": (host["Privileged"], False),
+        "capabilities dropped": (host["CapDrop"], ["ALL"]),
+        "capabilities added": (host.get("CapAdd") or [], []),
+        "devices": (host.get("Devices") or [], []),
+        "binds": (host.get("Binds") or [], []),
+        "published ports": (host.get("PortBindings") or {}, {}),
+        "memory": (host["Memory"], spec.memory_bytes),
+        "memory with swap": (host["MemorySwap"], spec.memory_bytes),
+        "pids": (host["PidsLimit"], spec.pids),
+        "ipc": (host["IpcMode"], "private"),
+        "pid namespace": (host["PidMode"], ""),
+        "log": (host["LogConfig"]["Type"], "none"),
+        "user": (config["User"], spec.user),
+        "stdin once": (config["StdinOnce"], True),
+        "mounts": (
+            sorted(
+                (mount["Destination"], mount["RW"]) for mount in found["Mounts"] if mount["Type"] != "tmpfs"
+            ),
+            sorted((target, False) for _, target in spec.mounts),
+        ),
+    }
+    wrong = [name for name, (is_, should) in expected.items() if is_ != should]
+    options = host.get("SecurityOpt") or []
+    if not any(option.startswith("no-new-privileges") for option in options):
+        wrong.append("no-new-privileges")
+    if any("unconfined" in option for option in options):
+        wrong.append("seccomp")
+    if wrong:
+        raise _refusal(wrong)
+
+
+Identity = tuple[int, int, int, int]
+"""Device, inode, size (bytes), mtime (ns) of what is mounted, as it was when the user's consent held."""
+
+
+def _identity(source: str) -> Identity:
+    found = Path(source).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _check_facts(facts: Mapping[str, Any], identities: Mapping[str, Identity]) -> None:
+    """Compare what the supervisor measured inside, before any model code ran."""
+    wrong = []
+    if facts.get("uid") in (0, None):
+        wrong.append("user")
+    if facts.get("capabilities") != 0:
+        wrong.append("capabilities")
+    if facts.get("no_new_privileges") is not True:
+        wrong.append("no-new-privileges")
+    # 2: filter mode. Of two filters one is ours; a single one means that the engine has none.
+    if facts.get("seccomp") != 2 or facts.get("filters") == 1:
+        wrong.append("seccomp")
+    if facts.get("read_only_root") is not True:
+        wrong.append("read-only root")
+    if set(facts.get("interfaces", ["?"])) - {"lo"}:
+        wrong.append("network interfaces")
+    if facts.get("sockets_denied") is not True:
+        wrong.append("sockets")
+    mounts = facts.get("mounts")
+    if not isinstance(mounts, dict) or mounts.keys() != identities.keys():
+        wrong.append("mounts")
+    elif any(not _same_file(identity, mounts[target]) for target, identity in identities.items()):
+        raise SandboxError(
+            "A document is not the file that was agreed to.",
+            "It was replaced while the container started, or cannot be read in it.",
+            hint="Try again; if it persists, check that the file's owner and mode let others read it.",
+        )
+    if wrong:
+        raise _refusal(wrong)
+
+
+def _same_file(identity: Identity, inside: object) -> bool:
+    """Device and inode agree; where the engine runs in a VM and maps them, size and time."""
+    if not isinstance(inside, list) or len(inside) != 5 or inside[4] != 0:
+        return False
+    in_vm = os.uname().sysname != "Linux"
+    return inside[:2] == list(identity[:2]) or (in_vm and inside[2:4] == list(identity[2:]))
+
+
+def _refusal(wrong: list[str]) -> SandboxError:
+    return SandboxError(
+        "The container is less confined than it has to be, so nothing was run in it.",
+        f"Not as asked for: {', '.join(wrong)}.",
+        hint="rlm doctor shows the engine; docs/architecture.md lists what is required.",
+    )
+
+
+def _user() -> str:
+    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}"
+
+
+# -- whose container is it
+
+
+def _labels(state_dir: Path, session: str) -> dict[str, str]:
+    return {
+        LABEL: "container",
+        "rlm.session": session,
+        "rlm.state": str(state_dir),
+        "rlm.pid": str(os.getpid()),
+        "rlm.started": _start_time(os.getpid()),
+        "rlm.machine": _machine(),
+    }
+
+
+def _machine() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _start_time(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def orphans(engine: Engine) -> list[dict[str, Any]]:
+    """Containers of this machine whose command is dead. Those of other machines are not ours to judge."""
+    found = []
+    for container in engine.containers([f"{LABEL}=container", f"rlm.machine={_machine()}"]):
+        labels = container["Labels"]
+        pid = int(labels.get("rlm.pid", "0") or 0)
+        if not _lives(pid, labels.get("rlm.started", "")):
+            found.append(container)
+    return found
+
+
+def _lives(pid: int, started: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0 and _start_time(pid) == started
+
+
+def reap(engine: Engine) -> int:
+    """Remove orphans; returns how many there were."""
+    dead = orphans(engine)
+    for container in dead:
+        engine.remove(container["Id"])
+    return len(dead)
+
+
+def remove_of(state_dir: Path) -> int:
+    """Remove containers of a state folder that is no more; returns how many there were."""
+    engine = Engine()
+    found = engine.containers([f"{LABEL}=container", f"rlm.state={state_dir}"])
+    for container in found:
+        engine.remove(container["Id"])
+    engine.close()
+    return len(found)

@@ -1,0 +1,256 @@
+"""The Docker Engine API: the one file that imports `docker`, and only when it is used.
+
+Plain blocking calls, each with a time limit of the HTTP client's; `rlm.box.container` runs them in threads
+with deadlines of its own. `docker exec`, `cp` and `commit` are not here and are not used.
+"""
+
+import platform
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlm.box import image
+from rlm.errors import SandboxError
+
+CALL_SECONDS = 30
+LABEL = "rlm.sandbox"
+MiB = 1024 * 1024
+
+_MASKED_PATHS = (
+    # the engine's own list, which a list of ours replaces
+    "/proc/asound /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list "
+    "/proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap "
+    # what tells of the host and is of no use inside
+    "/proc/cmdline /proc/version /proc/kallsyms /proc/modules /proc/sys/kernel/random/boot_id /sys/class"
+).split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a container is made with. `mounts` are (source on the host, target) pairs, all read-only."""
+
+    image: str
+    user: str
+    memory_bytes: int
+    cpus: float
+    pids: int
+    runtime: str | None
+    mounts: Sequence[tuple[str, str]]
+    labels: Mapping[str, str]
+
+
+class Engine:
+    """A connection to the Docker engine that DOCKER_HOST, or else the current Docker context, names."""
+
+    def __init__(self) -> None:
+        import docker
+
+        try:
+            self._client = docker.from_env(timeout=CALL_SECONDS)
+            self._api = self._client.api
+            self._errors = docker.errors
+            self._api.ping()
+        except (docker.errors.DockerException, OSError) as error:
+            raise _unreachable(error) from None
+        except Exception as error:
+            # requests and urllib3 have a tree of exceptions each; all mean that nobody answered.
+            raise _unreachable(error) from None
+
+    @property
+    def address(self) -> str:
+        return str(self._api.base_url)
+
+    def info(self) -> dict[str, Any]:
+        """`docker info`: server version, storage, security options."""
+        return dict(self._api.info())
+
+    # -- images
+
+    def has_image(self, name: str) -> bool:
+        try:
+            self._api.inspect_image(name)
+        except self._errors.ImageNotFound:
+            return False
+        return True
+
+    def pull(self, name: str, progress: Callable[[str], None]) -> bool:
+        """Try to fetch an image; False when the registry cannot be reached or does not have it."""
+        try:
+            for line in self._api.pull(name, stream=True, decode=True):
+                if "error" in line:
+                    return False
+                progress(f"pulling {name}: {line.get('status', '')}")
+        except (self._errors.APIError, OSError):
+            return False
+        except Exception:
+            # a read time-out of the HTTP client: as good as not reachable
+            return False
+        return True
+
+    def build(self, tag: str, base: str, files: Mapping[str, bytes], progress: Callable[[str], None]) -> None:
+        """Build the sandbox image. Raises `SandboxError` with the end of the build's output."""
+        lines: list[str] = []
+        try:
+            for line in self._api.build(
+                fileobj=image.context(files),
+                custom_context=True,
+                tag=tag,
+                buildargs={"BASE": base},
+                labels={LABEL: "image"},
+                rm=True,
+                forcerm=True,
+                decode=True,
+                use_config_proxy=False,
+                timeout=1800,
+            ):
+                text = str(line.get("stream") or line.get("error") or "").strip()
+                if text:
+                    lines.append(text)
+                    progress(f"building the sandbox image: {text.splitlines()[0]}")
+                if "error" in line:
+                    raise SandboxError(
+                        "The sandbox image could not be built.",
+                        " ".join(lines[-3:])[-600:],
+                        hint="rlm doctor shows the engine; docs/configuration.md tells of sandbox.image.",
+                    )
+        except self._errors.APIError as error:
+            raise SandboxError("The sandbox image could not be built.", str(error)) from None
+
+    # -- containers
+
+    def create(self, spec: Spec) -> str:
+        """Create a container, hardened in every way that the engine offers; returns its id."""
+        host = self._api.create_host_config(
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            mem_limit=spec.memory_bytes,
+            memswap_limit=spec.memory_bytes,
+            nano_cpus=int(spec.cpus * 1e9),
+            pids_limit=spec.pids,
+            ipc_mode="private",
+            shm_size=_shm_bytes(spec),
+            tmpfs={"/tmp": f"rw,noexec,nosuid,nodev,size={_tmp_bytes(spec)},nr_inodes=16384,mode=1777"},  # noqa: S108
+            ulimits=[
+                {"Name": "nofile", "Soft": 1024, "Hard": 1024},
+                {"Name": "core", "Soft": 0, "Hard": 0},
+            ],
+            log_config={"Type": "none", "Config": {}},
+            restart_policy={"Name": "no"},
+            auto_remove=True,
+            runtime=spec.runtime,
+        )
+        host["MaskedPaths"] = list(_MASKED_PATHS)
+        host["Mounts"] = [
+            {
+                "Type": "bind",
+                "Source": source,
+                "Target": target,
+                "ReadOnly": True,
+                "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+            }
+            for source, target in spec.mounts
+        ]
+        config = {
+            "Image": spec.image,
+            "Cmd": [str(spec.memory_bytes), *(target for _, target in spec.mounts)],
+            "Hostname": "sandbox",
+            "User": spec.user,
+            "Env": ["HOME=/tmp", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONSAFEPATH="],
+            "Labels": dict(spec.labels),
+            # StdinOnce: when our end of the attached stream goes, however it goes, its stdin closes.
+            "OpenStdin": True,
+            "StdinOnce": True,
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Tty": False,
+            "NetworkDisabled": True,
+            "HostConfig": host,
+        }
+        try:
+            return str(self._api.create_container_from_config(config)["Id"])
+        except self._errors.APIError as error:
+            raise SandboxError("Docker refused to create the container.", _explain(error)) from None
+
+    def attach(self, container: str) -> socket.socket:
+        """The raw stream: our stdin, and its stdout and stderr in the engine's framing."""
+        parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        wrapped = self._api.attach_socket(container, params=parameters)
+        raw = getattr(wrapped, "_sock", wrapped)
+        raw.settimeout(None)
+        # docker-py's wrapper closes the socket when it is collected, so it lives as long as the socket.
+        _KEEP_ALIVE[id(raw)] = wrapped
+        assert hasattr(raw, "sendall")
+        return raw  # type: ignore[no-any-return]
+
+    def start(self, container: str) -> None:
+        try:
+            self._api.start(container)
+        except self._errors.APIError as error:
+            raise SandboxError("Docker could not start the container.", _explain(error)) from None
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        return dict(self._api.inspect_container(container))
+
+    def memory_used_bytes(self, container: str) -> int | None:
+        try:
+            stats = self._api.stats(container, stream=False, one_shot=True)
+        except (self._errors.APIError, OSError):
+            return None
+        used = stats.get("memory_stats", {}).get("usage")
+        return int(used) if used is not None else None
+
+    def remove(self, container: str) -> None:
+        """Kill and remove; it is no error when it is gone already."""
+        try:
+            self._api.remove_container(container, force=True)
+        except self._errors.APIError as error:
+            if error.status_code not in (404, 409):
+                raise SandboxError("Docker could not remove the container.", _explain(error)) from None
+
+    def containers(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """All containers, running or not, that have every one of `labels` (`name` or `name=value`)."""
+        return list(self._api.containers(all=True, filters={"label": list(labels)}))
+
+    def close(self) -> None:
+        self._client.close()
+
+
+_KEEP_ALIVE: dict[int, Any] = {}
+
+
+def _tmp_bytes(spec: Spec) -> int:
+    return max(16 * MiB, min(256 * MiB, spec.memory_bytes // 8))
+
+
+def _shm_bytes(spec: Spec) -> int:
+    return max(8 * MiB, min(64 * MiB, spec.memory_bytes // 16))
+
+
+def _explain(error: Any) -> str:
+    return str(getattr(error, "explanation", None) or error)[:500]
+
+
+def _unreachable(error: Exception) -> SandboxError:
+    text = str(error)
+    if "Permission denied" in text or "PermissionError" in text:
+        return SandboxError(
+            "Docker does not let you in.",
+            "Your user may not open its socket.",
+            hint="sudo usermod -aG docker $USER, then log in again. rlm doctor checks the rest.",
+        )
+    start = {
+        "Darwin": "Start Docker Desktop (or: colima start).",
+        "Windows": "Start Docker Desktop.",
+    }.get(
+        platform.system(),
+        "Start it: sudo systemctl start docker (to install it: sudo apt-get install docker.io).",
+    )
+    return SandboxError(
+        "Docker is not answering.",
+        "Code of the model runs only in a container, never on your machine itself.",
+        hint=f"{start} Then: rlm doctor",
+    )

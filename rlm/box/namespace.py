@@ -1,0 +1,390 @@
+"""One worker, seen from the host: run cells, set documents, save and restore, answer its requests.
+
+It keeps the state machine: which message is legal now, who waits for it, and how long. A cell's time limit
+counts active compute only; while the host works on a request of the cell its clock stands still.
+Requests go to a `Serve` callable, each in a task of its own; a cell that ends takes its requests with it.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from rlm import protocol
+from rlm.box.wire import BytesSink, Sink, Wire
+from rlm.errors import SandboxLost
+from rlm.protocol import LoadFile, Message, ProtocolError, ReadHistory, SubCalls
+
+GRACE_S = 2.0
+"""From an interrupt to the kill of a cell that does not yield."""
+KILL_S = 10.0
+"""From a kill to the end of the container, when not even that is answered."""
+CONTROL_S = 120.0
+"""For what runs no model code but may read documents: setting them, starting a worker."""
+RESTORE_S = 600.0
+TICK_S = 0.1
+
+Request = SubCalls | LoadFile | ReadHistory
+Serve = Callable[[Request, bytes], Awaitable[bytes]]
+"""Answers a request: the body of the reply. An exception becomes the reason that the cell reads."""
+
+
+class RequestRefused(Exception):
+    """Raised by a `Serve`: the text is the reason, for the model to read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """How a cell ended. `status` is `ok`, `error`, `interrupted`, `final` or `rolled_back`.
+
+    `shown` is what the root model sees of the output; `final` is the sink that took the value of FINAL.
+    `reason` and `detail` say why a cell was rolled back; `timed_out` that its time limit ended it.
+    """
+
+    status: str
+    number: int = 0
+    error: str = ""
+    shown: str = ""
+    total_chars: int = 0
+    kept_as: str = ""
+    final: Sink | None = None
+    final_format: str = ""
+    checkpoint: bool = True
+    active: str = ""
+    reason: str = ""
+    detail: str = ""
+    namespace_lost: bool = False
+    timed_out: bool = False
+    duration_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotResult:
+    """`skipped` holds name and reason of each value that could not be saved."""
+
+    ok: bool
+    reason: str = ""
+    sha256: str = ""
+    skipped: tuple[tuple[str, str], ...] = ()
+    variables: tuple[dict[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class _Cell:
+    number: int
+    done: asyncio.Future[CellResult]
+    on_output: Callable[[str], None]
+    final: tuple[Sink, str] | None = None
+    live_chars: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answer:
+    ok: bool
+    report: Any
+
+
+class Namespace:
+    """Made by `Box.open_namespace`. `final_sink` and `snapshot_sink` name places for the large bodies."""
+
+    def __init__(self, channel: int, wire: Wire, *, serve: Serve, cell_timeout_s: float) -> None:
+        self.channel = channel
+        self._wire = wire
+        self._serve = serve
+        self._cell_timeout_s = cell_timeout_s
+        self._ready: asyncio.Future[None] = wire.lost.get_loop().create_future()
+        self._cell: _Cell | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+        self._open: dict[int, asyncio.Future[_Answer]] = {}
+        self._snapshots: dict[int, Sink | None] = {}
+        self._numbers = itertools.count(1)
+        self._stopping = ""
+        self._kill_at = float("inf")
+        self._kill_sent = False
+        self.final_sink: Callable[[], Sink] = BytesSink
+        self.snapshot_sink: Callable[[], Sink] = BytesSink
+        self.lost_namespace = False
+        self.cells_run = 0
+
+    # -- what the host can ask of it
+
+    async def ready(self) -> None:
+        await self._within(self._ready, CONTROL_S, "A worker did not start.")
+
+    async def set_documents(self, specs: bytes, active: str | None) -> dict[str, str]:
+        """Make documents known; returns what is wrong, by name. `specs` is JSON, see `SetDocuments`."""
+        number = next(self._numbers)
+        answer = self._expect(number)
+        await self._wire.send_body(
+            self.channel, protocol.SetDocuments(request=number, active=active), _pieces(specs)
+        )
+        problems = (await self._within(answer, CONTROL_S, "The documents could not be set.")).report
+        if not isinstance(problems, dict):
+            raise ProtocolError("done: not an object")
+        return {str(name): str(reason) for name, reason in problems.items()}
+
+    async def set_context(self, text: str) -> None:
+        """Make `text` the context, in place of a document."""
+        number = next(self._numbers)
+        answer = self._expect(number)
+        await self._wire.send_body(
+            self.channel,
+            protocol.SetContext(request=number),
+            _pieces(text.encode("utf-8", "backslashreplace")),
+        )
+        await self._within(answer, CONTROL_S, "The context could not be set.")
+
+    async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
+        """Run one cell and wait for its end; never longer than its limit, the grace and the kill."""
+        started = time.monotonic()
+        self.cells_run += 1
+        number = self.cells_run
+        cell = self._cell = _Cell(number, self._ready.get_loop().create_future(), on_output)
+        self._stopping, self._kill_at, self._kill_sent = "", float("inf"), False
+        try:
+            source = code.encode("utf-8", "backslashreplace")
+            await self._wire.send_body(self.channel, protocol.RunCell(cell=number), _pieces(source))
+            await self._watch(cell)
+            result = cell.done.result()
+        finally:
+            self._cell = None
+            self._drop_requests()
+        return dataclasses.replace(
+            result,
+            number=number,
+            duration_s=time.monotonic() - started,
+            timed_out=self._stopping == "timeout",
+        )
+
+    def interrupt(self, why: str = "user") -> None:
+        """Stop the running cell: SIGINT at once, and when it does not yield in 2 s a kill."""
+        if self._cell and not self._stopping:
+            self._stopping = why
+            self._kill_at = time.monotonic() + GRACE_S
+            self._wire.send(0, protocol.Interrupt(worker=self.channel))
+            # What it waits for will not come; it is told so, threads of it included.
+            self._drop_requests()
+
+    def kill(self) -> None:
+        """Stop the running cell without asking: back to its checkpoint."""
+        if self._cell:
+            self._stopping = self._stopping or "user"
+            self._kill_at = min(self._kill_at, time.monotonic())
+
+    async def snapshot(self) -> tuple[SnapshotResult, Sink | None]:
+        """Save the namespace; the bytes go to a fresh `snapshot_sink`. Cells may run meanwhile."""
+        number = next(self._numbers)
+        answer = self._expect(number)
+        self._snapshots[number] = None
+        self._wire.send(self.channel, protocol.TakeSnapshot(request=number))
+        try:
+            outcome = await self._within(answer, RESTORE_S, "The namespace was not saved.")
+        finally:
+            sink = self._snapshots.pop(number, None)
+        report = outcome.report
+        if not isinstance(report, dict):
+            raise ProtocolError("snapshot report: not an object")
+        skipped = tuple((str(name)[:200], str(reason)[:400]) for name, reason in report.get("skipped", ()))
+        result = SnapshotResult(
+            ok=outcome.ok,
+            reason=str(report.get("reason", ""))[:400],
+            sha256=str(report.get("sha256", "")),
+            skipped=skipped,
+            variables=tuple(_variable(row) for row in report.get("variables", ())),
+        )
+        return result, sink
+
+    async def restore(self, pieces: Iterable[bytes]) -> dict[str, Any]:
+        """Load a snapshot. Returns the worker's report; `reason` in it says why nothing was restored."""
+        number = next(self._numbers)
+        answer = self._expect(number)
+        await self._wire.send_body(self.channel, protocol.Restore(request=number), pieces)
+        outcome = await self._within(answer, RESTORE_S, "The namespace was not restored.")
+        if not isinstance(outcome.report, dict):
+            raise ProtocolError("restored: not an object")
+        return outcome.report
+
+    async def keep_answer(self, text: str | None) -> None:
+        """Append to the worker's `answers`: `text`, or with None the value of the last FINAL."""
+        message = protocol.KeepAnswer(final=text is None)
+        await self._wire.send_body(
+            self.channel, message, _pieces((text or "").encode("utf-8", "backslashreplace"))
+        )
+
+    def close(self) -> None:
+        """End the worker; its namespace is forgotten."""
+        self._drop_requests()
+        self._wire.send(0, protocol.Close(worker=self.channel))
+
+    # -- what arrives; called on the loop, in order
+
+    def open_sink(self, message: Message) -> Sink | None:
+        """On the reading thread: a place for the body of `message`."""
+        if isinstance(message, protocol.Final):
+            return self.final_sink()
+        if isinstance(message, protocol.Snapshot):
+            return self.snapshot_sink()
+        return None
+
+    def receive(self, message: protocol.FromWorker, sink: Sink) -> None:
+        match message:
+            case protocol.Ready():
+                if self._ready.done():
+                    raise ProtocolError("ready: twice")
+                self._ready.set_result(None)
+            case protocol.Output():
+                self._output(message)
+            case protocol.Final():
+                cell = self._running(message.cell)
+                if cell.final or message.format not in ("text", "json", "repr"):
+                    raise ProtocolError("final: not like this")
+                cell.final = (sink, message.format)
+            case protocol.CellDone():
+                self._cell_done(message, _bytes(sink))
+            case protocol.Snapshot():
+                if message.request not in self._snapshots:
+                    raise ProtocolError("snapshot: nobody asked")
+                self._snapshots[message.request] = sink
+            case protocol.Done() | protocol.SnapshotReport() | protocol.Restored():
+                waiting = self._open.pop(message.request, None)
+                if waiting is None:
+                    raise ProtocolError(f"{message.tag}: nobody asked")
+                ok = True if isinstance(message, protocol.Done) else message.ok
+                if not waiting.done():
+                    waiting.set_result(_Answer(ok, protocol.json_body(_bytes(sink) or b"{}")))
+            case protocol.SubCalls() | protocol.LoadFile() | protocol.ReadHistory():
+                task = self._ready.get_loop().create_task(self._answer(message, _bytes(sink)))
+                self._requests.add(task)
+                task.add_done_callback(self._requests.discard)
+            case protocol.Ack():
+                self._wire.acknowledged(self.channel, message)
+
+    def rolled_back(self, message: protocol.RolledBack) -> None:
+        self._drop_requests()
+        if not message.restored:
+            self.lost_namespace = True
+            self._ready = self._ready.get_loop().create_future()
+        for waiting in self._open.values():
+            if not waiting.done():
+                waiting.set_result(
+                    _Answer(ok=False, report={"reason": f"the worker died ({message.reason})"})
+                )
+        self._open.clear()
+        if self._cell and not self._cell.done.done():
+            self._cell.done.set_result(
+                CellResult(
+                    status="rolled_back",
+                    reason=message.reason[:40],
+                    detail=message.detail[:200],
+                    namespace_lost=not message.restored,
+                )
+            )
+
+    # -- inside
+
+    async def _watch(self, cell: _Cell) -> None:
+        """Wait for the end of a cell, with one eye on its clock."""
+        active_s, last = 0.0, time.monotonic()
+        while not cell.done.done():
+            either: set[asyncio.Future[Any]] = {cell.done, self._wire.lost}
+            await asyncio.wait(either, timeout=TICK_S, return_when="FIRST_COMPLETED")
+            if self._wire.lost.done() and not cell.done.done():
+                self._wire.lost.result()
+                raise SandboxLost("The container was closed.", "It was running a cell.")
+            now = time.monotonic()
+            if not self._requests:
+                active_s += now - last
+            last = now
+            if not self._stopping and active_s > self._cell_timeout_s:
+                self.interrupt("timeout")
+            if now > self._kill_at + KILL_S:
+                raise SandboxLost("The container did not react.", "Its cell could not even be killed.")
+            if now > self._kill_at and not self._kill_sent:
+                self._kill_sent = True
+                self._wire.send(0, protocol.Kill(worker=self.channel))
+
+    def _running(self, number: int) -> _Cell:
+        if self._cell is None or self._cell.number != number or self._cell.done.done():
+            raise ProtocolError(f"cell {number} is not running")
+        return self._cell
+
+    def _output(self, message: protocol.Output) -> None:
+        cell = self._cell
+        if cell is None or cell.number != message.cell:
+            return  # a thread that outlived its cell
+        cell.live_chars += len(message.text)
+        if cell.live_chars <= 128 * 1024:
+            cell.on_output(message.text)
+
+    def _cell_done(self, message: protocol.CellDone, shown: bytes) -> None:
+        cell = self._running(message.cell)
+        if message.status not in ("ok", "error", "interrupted", "final"):
+            raise ProtocolError("cell_done: unknown status")
+        if (message.status == "final") != (cell.final is not None):
+            raise ProtocolError("cell_done: final without a value, or a value without final")
+        sink, form = cell.final or (None, "")
+        cell.done.set_result(
+            CellResult(
+                status=message.status,
+                error=message.error[:500],
+                shown=shown.decode("utf-8", "replace"),
+                total_chars=message.total_chars,
+                kept_as=message.kept_as[:40],
+                final=sink,
+                final_format=form,
+                checkpoint=message.checkpoint,
+                active=message.active[:500],
+            )
+        )
+
+    async def _answer(self, request: Request, body: bytes) -> None:
+        try:
+            if self._cell is None or self._stopping:
+                raise RequestRefused(
+                    "no cell is running" if self._cell is None else "the cell was interrupted"
+                )
+            reply, ok = await self._serve(request, body), True
+        except RequestRefused as refused:
+            reply, ok = str(refused).encode("utf-8", "backslashreplace"), False
+        except asyncio.CancelledError:
+            self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
+            raise
+        message = protocol.Reply(request=request.request, ok=ok)
+        await self._wire.send_body(self.channel, message, _pieces(reply))
+
+    def _drop_requests(self) -> None:
+        for task in self._requests:
+            task.cancel()
+
+    def _expect(self, number: int) -> asyncio.Future[_Answer]:
+        waiting: asyncio.Future[_Answer] = self._ready.get_loop().create_future()
+        self._open[number] = waiting
+        return waiting
+
+    async def _within(self, waiting: asyncio.Future[Any], seconds: float, what: str) -> Any:
+        await asyncio.wait({waiting, self._wire.lost}, timeout=seconds, return_when="FIRST_COMPLETED")
+        if waiting.done():
+            return waiting.result()
+        if self._wire.lost.done():
+            self._wire.lost.result()
+        raise SandboxLost(what, f"Nothing came back within {seconds:.0f} s.")
+
+
+def _pieces(data: bytes) -> Sequence[bytes]:
+    return [data] if data else []
+
+
+def _bytes(sink: Sink) -> bytes:
+    return sink.data if isinstance(sink, BytesSink) else b""
+
+
+def _variable(row: object) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ProtocolError("snapshot report: a variable is not an object")
+    return {
+        "name": str(row.get("name", ""))[:200],
+        "type": str(row.get("type", ""))[:200],
+        "size": str(row.get("size", ""))[:100],
+    }
