@@ -1,0 +1,363 @@
+"""The algorithm (arXiv 2512.24601, section 2): ask the root model, take its cell, run it, show it the output,
+until there is an answer.
+
+The engine knows a model, something that runs cells, and a ledger, each as a protocol; no terminal, no file,
+no Docker. It emits events and is told to stop; nothing else flows back. `rlm.session` puts it together.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from rlm import prompts
+from rlm.box.namespace import CellResult
+from rlm.box.wire import Sink
+from rlm.errors import BudgetReached, ContextTooLong, Interrupted, ModelError, NoAnswer, RlmError
+from rlm.events import (
+    CellFinished,
+    CellOutput,
+    Event,
+    Reminder,
+    ReplyDelta,
+    ReplyFinished,
+    StepStarted,
+)
+from rlm.ledger import Ledger
+from rlm.models import ChatMessage, Model, ReplyStream, estimate_tokens
+from rlm.parse import Reply, ReplyCutter
+
+T = TypeVar("T")
+
+ROOT_OUTPUT_TOKENS = 16_384
+LEAST_OUTPUT_TOKENS = 256
+SHOWN_CHARS = 21_000
+"""What a cell's output may add to the conversation; the sandbox cuts to 20,000 and a note already."""
+LAST_ANSWER_S = 120.0
+"""For the last reply, and the cell in it, once the turn is out of steps, time or money."""
+AFTER_BLOCK_S = 1.0
+"""How long the stream may go on being silent after the block, so that the provider can send its numbers."""
+
+
+class Cells(Protocol):
+    """What runs cells: a worker of the sandbox, kept alive by `rlm.sandbox`."""
+
+    async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult: ...
+    def interrupt(self, why: str = "user") -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """`timeout_s` counts from the start of the turn, sub-calls and all."""
+
+    max_steps: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a turn ended. `value` holds what FINAL was given, or else `text` is the answer.
+
+    `problem` is why there is no full answer: `NoAnswer`, `BudgetReached`, `Interrupted`, or a failure.
+    """
+
+    steps: int
+    value: Sink | None = None
+    format: str = "text"
+    text: str | None = None
+    problem: RlmError | None = None
+
+
+@dataclass(slots=True)
+class Engine:
+    """One turn of one RLM. `messages` starts with the system prompt and grows by what is said and shown."""
+
+    root: Model
+    cells: Cells
+    ledger: Ledger
+    bounds: Bounds
+    emit: Callable[[Event], None]
+    messages: list[ChatMessage]
+    depth: int = 0
+    on_message: Callable[[ChatMessage], None] = lambda message: None
+    accept: Callable[[CellResult], str | None] = lambda result: None
+    """Looks at a FINAL before it counts; a text is why not, for the model to read."""
+
+    _steps: int = 0
+    _deadline: float = 0.0
+    _reminded: bool = False
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _cell_runs: bool = False
+
+    async def run(self, question: str) -> Outcome:
+        """Answer `question`. Never raises an `RlmError`: it is the outcome's `problem`."""
+        self._deadline = time.monotonic() + self.bounds.timeout_s
+        self._say("user", question)
+        try:
+            while self._steps < self.bounds.max_steps:
+                self._steps += 1
+                if outcome := await self._step():
+                    return outcome
+            limit: RlmError = NoAnswer(
+                f"No answer within {self.bounds.max_steps} steps.",
+                "What follows is the best that was found.",
+                hint="Raise --max-steps, or ask something narrower.",
+            )
+        except (NoAnswer, BudgetReached) as reached:
+            limit = reached
+        except RlmError as problem:
+            return Outcome(steps=self._steps, problem=problem)
+        return await self._last_answer(limit)
+
+    def interrupt(self) -> None:
+        """Stop what is under way: the reply that streams, or the cell, which keeps what it assigned."""
+        self._stop.set()
+        if self._cell_runs:
+            self.cells.interrupt()
+
+    # -- one step: query, then execute
+
+    async def _step(self) -> Outcome | None:
+        self._check_time()
+        self.emit(StepStarted(step=self._steps, max_steps=self.bounds.max_steps, depth=self.depth))
+        reply = await self._query()
+        if reply.code is None:
+            return self._without_block(reply)
+        if not reply.closed:
+            self._say("user", prompts.fill("cut", why="it reached its length limit"))
+            return None
+        result = await self._execute(reply.code)
+        return self._finished(result)
+
+    async def _query(self, *, final: bool = False) -> Reply:
+        """Ask the root model and read its reply up to the end of its first block."""
+        input_tokens = estimate_tokens(self.messages)
+        limit = self.ledger.affordable_output_tokens(
+            min(ROOT_OUTPUT_TOKENS, self.root.max_output_tokens or ROOT_OUTPUT_TOKENS),
+            input_tokens=input_tokens,
+            price=self.root.price,
+            final=final,
+        )
+        reservation = self.ledger.reserve(
+            self.root.name,
+            input_tokens=input_tokens,
+            output_tokens=max(limit, LEAST_OUTPUT_TOKENS),
+            price=self.root.price,
+            final=final,
+        )
+        cutter = ReplyCutter()
+        stream = self.root.stream(self.messages, max_output_tokens=max(limit, LEAST_OUTPUT_TOKENS))
+        settled = False
+        try:
+            await self._unless_stopped(self._read(stream, cutter))
+            settled = True
+        finally:
+            if settled or stream.text or stream.reasoning:
+                self.ledger.settle(reservation, stream.usage)
+            else:
+                self.ledger.release(reservation)
+        reply = cutter.finish()
+        if reply.code is not None and not reply.closed and stream.finish_reason != "length":
+            reply = Reply(reply.prose, reply.code)  # it ended by itself, and only the fence is missing
+        self._say("assistant", _as_said(reply) or "(empty reply)")
+        self.emit(
+            ReplyFinished(
+                step=self._steps,
+                prose=reply.prose,
+                code=reply.code,
+                reasoning=stream.reasoning,
+                usage=stream.usage,
+                model=self.root.name,
+                depth=self.depth,
+            )
+        )
+        return reply
+
+    async def _read(self, stream: ReplyStream, cutter: ReplyCutter) -> None:
+        async with stream:
+            pieces = aiter(stream)
+            while not cutter.done:
+                try:
+                    piece = await anext(pieces)
+                except StopAsyncIteration:
+                    return
+                if prose := cutter.feed(piece):
+                    self.emit(ReplyDelta(text=prose, depth=self.depth))
+            # Nothing more is read as text. A model that ends here is given a moment to send its usage.
+            with contextlib.suppress(TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(AFTER_BLOCK_S):
+                    while not (await anext(pieces)).strip():
+                        continue
+
+    def _without_block(self, reply: Reply) -> Outcome | None:
+        if reply.prose and self._reminded:
+            return Outcome(steps=self._steps, text=reply.prose)
+        self._reminded = True
+        self.emit(Reminder(step=self._steps, depth=self.depth))
+        self._say("user", prompts.fill("reminder"))
+        return None
+
+    async def _execute(self, code: str) -> CellResult:
+        def on_output(text: str) -> None:
+            self.emit(CellOutput(text=text, depth=self.depth))
+
+        self._reminded = False
+        self._cell_runs = True
+        try:
+            running = asyncio.ensure_future(self.cells.run_cell(code, on_output))
+            await asyncio.wait({running}, timeout=self._time_left_s)
+            if not running.done():
+                self.cells.interrupt("time")
+            result = await running
+        finally:
+            self._cell_runs = False
+        self.emit(
+            CellFinished(
+                step=self._steps,
+                cell=result.number,
+                status=result.status,
+                shown=result.shown,
+                total_chars=result.total_chars,
+                error=result.error or result.reason,
+                duration_s=result.duration_s,
+                depth=self.depth,
+            )
+        )
+        return result
+
+    def _finished(self, result: CellResult) -> Outcome | None:
+        """Show the model what came out; an outcome when that was the answer, or the user's Ctrl-C."""
+        refused = self.accept(result) if result.status == "final" else None
+        if result.status == "final" and refused is None:
+            self._say("user", self._output_message(result, "FINAL was called; the turn is answered"))
+            return Outcome(steps=self._steps, value=result.final, format=result.final_format)
+        note = f"{describe(result)}" if refused is None else f"FINAL was not accepted: {refused}"
+        self._say("user", self._output_message(result, note))
+        if self._stop.is_set():
+            raise _interrupted()
+        return None
+
+    def _output_message(self, result: CellResult, note: str) -> str:
+        left_usd = self.ledger.remaining_usd()
+        return prompts.fill(
+            "output",
+            cell=result.number,
+            step=self._steps,
+            status=note,
+            seconds=f"{result.duration_s:.1f}",
+            max_steps=self.bounds.max_steps,
+            money="" if left_usd is None else f", ${left_usd:.2f} left",
+            output=result.shown[:SHOWN_CHARS] or "(no output)",
+        )
+
+    # -- limits
+
+    async def _last_answer(self, limit: RlmError) -> Outcome:
+        """Out of steps, time or money: one more reply, paid from the reserve, and at most one more cell."""
+        self._deadline = time.monotonic() + LAST_ANSWER_S
+        self._say("user", prompts.fill("last", reason=limit.what))
+        try:
+            reply = await self._query(final=True)
+            if reply.code is not None and reply.closed:
+                result = await self._execute(reply.code)
+                if result.status == "final" and self.accept(result) is None:
+                    return Outcome(
+                        steps=self._steps, value=result.final, format=result.final_format, problem=limit
+                    )
+            return Outcome(steps=self._steps, text=reply.prose or None, problem=limit)
+        except Interrupted as interrupted:
+            return Outcome(steps=self._steps, problem=interrupted)
+        except RlmError:
+            return Outcome(steps=self._steps, problem=limit)
+
+    @property
+    def _time_left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _check_time(self) -> None:
+        if self._stop.is_set():
+            raise _interrupted()
+        if self._time_left_s <= 0:
+            raise self._out_of_time()
+
+    def _out_of_time(self) -> NoAnswer:
+        return NoAnswer(
+            f"No answer within {self.bounds.timeout_s:.0f} s.",
+            "What follows is the best that was found.",
+            hint="Raise --timeout, or ask something narrower.",
+        )
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T:
+        """Await `work`; cancel it at once when the user interrupts, or when time is up."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, timeout=self._time_left_s, return_when="FIRST_COMPLETED")
+            if task.done():
+                return task.result()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ModelError):
+                await task
+            raise _interrupted() if self._stop.is_set() else self._out_of_time()
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+
+    def _say(self, role: str, content: str) -> None:
+        message = ChatMessage(role=role, content=content)
+        self.messages.append(message)
+        self.on_message(message)
+
+
+def describe(result: CellResult) -> str:
+    """One sentence for the model on how a cell ended."""
+    if result.status == "rolled_back":
+        if result.reason == "memory":
+            limit = int(result.detail) / 1024**3 if result.detail.isdigit() else 0
+            cause = f"it ran out of memory (limit {limit:.1f} GiB); work in smaller pieces"
+        elif result.timed_out:
+            cause = "it exceeded its time limit and did not react to an interrupt"
+        else:
+            cause = {
+                "killed": "it was stopped and did not react to an interrupt",
+                "signal": f"its process died of {result.detail}",
+                "exit": f"it ended its process (exit status {result.detail})",
+                "container": f"its container was lost: {result.detail}",
+            }.get(result.reason, f"its process died ({result.reason})")
+        kept = "variables are as they were before this cell"
+        if result.namespace_lost:
+            kept = "the namespace was lost and brought back from its last snapshot; check with SHOW_VARS()"
+        return (
+            f"the cell had no effect: {cause}. Your {kept}"
+            if not result.namespace_lost
+            else f"{cause}; {kept}"
+        )
+    if result.timed_out:
+        return "interrupted: the cell used up its compute time; what it assigned is kept"
+    note = {
+        "ok": "ok",
+        "error": "the cell raised; what it assigned before is kept",
+        "interrupted": "interrupted; what it assigned is kept",
+    }.get(result.status, result.status)
+    return note if result.checkpoint else f"{note} (memory is short: there was no checkpoint for this cell)"
+
+
+def transcript(messages: Sequence[ChatMessage]) -> int:
+    """Characters of a conversation."""
+    return sum(len(message["content"]) for message in messages)
+
+
+def _as_said(reply: Reply) -> str:
+    if reply.code is None:
+        return reply.prose
+    return f"{reply.prose}\n\n```repl\n{reply.code.rstrip()}\n```".strip()
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted("Interrupted.", "Variables and paid results are kept.")
+
+
+__all__ = ["Bounds", "Cells", "ContextTooLong", "Engine", "Outcome", "describe", "transcript"]

@@ -1,0 +1,132 @@
+"""What the root model is told at the start of a turn, and what is left of a turn once it is answered.
+
+A finished turn becomes one message: the question, the findings in the model's own words, the answer's
+beginning, and the variables that hold the rest. It is made by rule, not by a model: it costs nothing, takes
+no time and invents nothing; whatever it leaves out is data in the REPL (`answers`, `history`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rlm import prompts
+from rlm.documents import Document
+from rlm.models import ChatMessage
+from rlm.records import SessionView, Turn, Variable
+
+LISTED_DOCUMENTS = 30
+LISTED_VARIABLES = 40
+PLAN_CHARS = 400
+OUTPUT_CHARS = 400
+ANSWER_CHARS = 2_000
+SUMMARY_CHARS = 6_000
+
+
+def opening(
+    question: str,
+    documents: Sequence[Document],
+    *,
+    active: str | None,
+    lines: Mapping[str, int],
+    variables: Sequence[Variable],
+    notes: Iterable[str] = (),
+) -> str:
+    """The first message of a turn. `notes` are things to be told once: what a restore lost, say."""
+    return prompts.fill(
+        "question",
+        documents=_documents(documents, active=active, lines=lines),
+        namespace="\n".join([_namespace(variables), *notes]),
+        question=question,
+    )
+
+
+def _documents(documents: Sequence[Document], *, active: str | None, lines: Mapping[str, int]) -> str:
+    if not documents:
+        return "No document is loaded; `context` is an empty str."
+    rows = [f"Documents ({len(documents)}):"]
+    for document in documents[:LISTED_DOCUMENTS]:
+        facts = [f"{document.size_bytes:,} bytes"]
+        if document.name in lines:
+            facts.append(f"{lines[document.name]:,} lines")
+        if document.tokens is not None:
+            facts.append(f"about {document.tokens:,} tokens")
+        facts.append(f"{document.compression} of text" if document.compression else document.encoding)
+        mark = " (active: this is `context`)" if document.name == active else ""
+        rows.append(f"- {document.name!r}: {', '.join(facts)}{mark}")
+        if len(documents) <= 5 and document.preview:
+            rows += [f"    {line}" for line in document.preview.splitlines()[:4]]
+    if len(documents) > LISTED_DOCUMENTS:
+        rows.append(f"- … and {len(documents) - LISTED_DOCUMENTS:,} more: list_files()")
+    return "\n".join(rows)
+
+
+def _namespace(variables: Sequence[Variable]) -> str:
+    if not variables:
+        return "The namespace holds no variables yet."
+    rows = ["Variables in the namespace:"]
+    rows += [f"- {row.name}: {row.type}, {row.size}" for row in variables[:LISTED_VARIABLES]]
+    if len(variables) > LISTED_VARIABLES:
+        rows.append(f"- … and {len(variables) - LISTED_VARIABLES} more: SHOW_VARS()")
+    return "\n".join(rows)
+
+
+def conversation(view: SessionView, *, compaction: bool) -> list[ChatMessage]:
+    """What the root model still sees of earlier turns: one message each, or with `compaction` off, all."""
+    messages: list[ChatMessage] = []
+    for turn in view.turns:
+        if compaction and turn.ended and turn.ended.summary:
+            messages.append(ChatMessage(role="user", content=turn.ended.summary))
+        else:
+            messages += [ChatMessage(role=said.role, content=said.content) for said in turn.messages]
+    return messages
+
+
+def history(view: SessionView) -> list[dict[str, object]]:
+    """Every message of the session: `turn`, `role`, `content`. The `history` of the REPL."""
+    turns: list[Turn] = list(view.turns)
+    return [
+        {"turn": turn.ended.turn, "role": said.role, "content": said.content}
+        for turn in turns
+        for said in turn.messages
+    ]
+
+
+def summary(
+    turn: int,
+    question: str,
+    messages: Sequence[ChatMessage],
+    *,
+    answer: str,
+    status: str,
+    answer_index: int | None,
+    variables: Sequence[Variable],
+) -> str:
+    """The one message that a finished turn becomes; at most about 9,000 characters."""
+    findings: list[str] = []
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant":
+            plan = content.split("```repl", 1)[0].strip()
+            if plan:
+                findings.append(f"- {_head(plan, PLAN_CHARS)}")
+        elif content.startswith("Out ["):
+            output = content.partition("\n\n")[2].strip()
+            if output and output != "(no output)":
+                findings.append(f"  saw: {_head(output, OUTPUT_CHARS)}")
+    learned = "\n".join(findings)
+    if len(learned) > SUMMARY_CHARS:
+        half = SUMMARY_CHARS // 2
+        learned = f"{learned[:half]}\n… (the rest is in `history`) …\n{learned[-half:]}"
+    where = "" if answer_index is None else f" (whole in answers[{answer_index}])"
+    names = ", ".join(f"{row.name} ({row.type}, {row.size})" for row in variables[:LISTED_VARIABLES])
+    parts = [
+        f"[Turn {turn}, finished: {status}]",
+        f"Question: {question}",
+        f"What was done and learned:\n{learned}" if learned else "",
+        f"Answer{where}: {_head(answer, ANSWER_CHARS)}" if answer else "There was no answer.",
+        f"Variables kept: {names}" if names else "",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(text: str, limit: int) -> str:
+    flat = " ".join(text.split()) if len(text) <= limit * 4 else " ".join(text[: limit * 4].split())
+    return flat if len(flat) <= limit else f"{flat[:limit]}…"

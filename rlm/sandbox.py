@@ -1,0 +1,339 @@
+"""A container with the session's namespace in it, kept alive: started, restored, replaced, saved.
+
+The engine runs cells through it and never sees a container. When the container is lost, another one is
+started and the last snapshot restored, and the cell is reported as rolled back. A document that was agreed
+to in the middle of a turn is mounted at the next cell boundary, which takes a new container too.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rlm import protocol
+from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, reap, with_deadline
+from rlm.box.engine_api import Engine
+from rlm.box.namespace import CellResult, Namespace, Serve
+from rlm.box.wire import BytesSink, Sink
+from rlm.documents import Document, Mount, container_path, mount_plan, require_readable_inside
+from rlm.errors import SandboxError, SandboxLost, StateError
+from rlm.events import Event, NamespaceSaved, Notice, Progress
+from rlm.log import NewFile
+from rlm.records import SnapshotSaved, Variable
+from rlm.settings import Config
+from rlm.state import SnapshotWriter, State
+
+BUILD_S = 3600.0
+ANSWER_MEMORY_BYTES = 1024 * 1024
+
+
+class FileSink:
+    """A large body straight into a file. Keeps its first error for whoever looks at the result."""
+
+    def __init__(self, file: NewFile | SnapshotWriter) -> None:
+        self.file = file
+        self.error: StateError | None = None
+
+    def write(self, data: bytes) -> None:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except StateError as error:
+                self.error = error
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """`serve` answers requests of the session's cells; `first_cell` counts on from earlier commands."""
+
+    config: Config
+    state: State
+    emit: Callable[[Event], None]
+    serve: Serve
+    documents: Sequence[Document] = ()
+    active: str | None = None
+    first_cell: int = 0
+    session: str = ""
+    turn: int = 0
+    variables: tuple[Variable, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    """What the root model has to be told once: what a restore brought back, and what not."""
+
+    _engine: Engine | None = None
+    _box: Box | None = None
+    _namespace: Namespace | None = None
+    _plan: list[Mount] = field(default_factory=list)
+    _stale: bool = False
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    # -- life
+
+    @property
+    def running(self) -> bool:
+        return self._box is not None and not self._box.lost
+
+    async def start(self) -> None:
+        """Start a container with the documents mounted and the last snapshot restored, unless one runs."""
+        if self.running and not self._stale:
+            return
+        if self.running:
+            await self._replace()
+            return
+        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
+        for document in self.documents:
+            require_readable_inside(document, uid=uid, gid=gid)
+        self.emit(Progress(text="starting the sandbox"))
+        if self._engine is None:
+            self._engine = await with_deadline(Engine)
+        engine = self._engine
+        settings = self.config.sandbox
+        loop = asyncio.get_running_loop()
+
+        def progress(text: str) -> None:
+            loop.call_soon_threadsafe(self.emit, Progress(text=text))
+
+        tag = await with_deadline(ensure_image, engine, settings.image, progress, seconds=BUILD_S)
+        await with_deadline(reap, engine)
+        self._plan = mount_plan(self.documents)
+        config = BoxConfig(
+            base=settings.image,
+            memory_bytes=settings.memory_bytes,
+            cpus=settings.cpus,
+            pids=settings.pids,
+            runtime=settings.runtime,
+            cell_timeout_s=self.config.limits.cell_timeout_s,
+            state_dir=self.state.path,
+            mounts=[(str(mount.source), mount.target) for mount in self._plan],
+        )
+        self._box = await Box.start(engine, config, tag, session=self.session)
+        await self._open_namespace()
+
+    async def close(self) -> None:
+        box, self._box, self._namespace = self._box, None, None
+        if box:
+            await box.close()
+        engine, self._engine = self._engine, None
+        if engine:
+            engine.close()
+
+    async def child(self, serve: Serve, context: str) -> Namespace:
+        """A fresh namespace in the same container, with `context` as its context."""
+        assert self._box is not None
+        namespace = await self._box.open_namespace(serve)
+        await namespace.set_documents(self._specs(), None)
+        await namespace.set_context(context)
+        return namespace
+
+    # -- cells
+
+    async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
+        started = time.monotonic()
+        try:
+            await self.start()
+            assert self._namespace is not None
+            result = await self._namespace.run_cell(code, on_output)
+        except SandboxLost as lost:
+            return await self._recover(lost, started)
+        if result.namespace_lost:
+            await self._revive()
+        if result.active:
+            self.active = result.active
+        return result
+
+    def interrupt(self, why: str = "user") -> None:
+        if self._namespace:
+            self._namespace.interrupt(why)
+
+    async def _recover(self, lost: SandboxLost, started: float) -> CellResult:
+        """Another container, the last snapshot, and a result that says what happened."""
+        self.emit(Notice(text=f"{lost.what} {lost.why} Starting another one."))
+        box, self._box = self._box, None
+        if box:
+            await box.close()
+        await self.start()
+        return CellResult(
+            status="rolled_back",
+            reason="container",
+            detail=lost.why,
+            namespace_lost=True,
+            duration_s=time.monotonic() - started,
+        )
+
+    async def _revive(self) -> None:
+        """The worker died without a checkpoint; a fresh one has its channel."""
+        assert self._namespace is not None
+        await self._namespace.ready()
+        await self._fill(self._namespace)
+
+    # -- documents
+
+    def add_documents(self, documents: Sequence[Document], *, active: str | None) -> None:
+        """The documents from here on; mounted, where need be, before the next cell."""
+        self.documents, self.active = documents, active
+        mounted = {mount.source for mount in self._plan}
+        if self._box and not {document.mount for document in documents} <= mounted:
+            self._stale = True
+
+    async def _replace(self) -> None:
+        """A new container with the present documents and the present namespace."""
+        self._stale = False
+        self.emit(Progress(text="mounting documents in a fresh container"))
+        await self.save(self.turn)
+        box, self._box = self._box, None
+        if box:
+            await box.close()
+        await self.start()
+
+    def specs_of(self, documents: Sequence[Document]) -> bytes:
+        """What a worker is told of documents: JSON, see `sandbox.documents.DocumentSpec`."""
+        return json.dumps(
+            [
+                {
+                    "name": document.name,
+                    "path": container_path(document, self._plan),
+                    "source": str(document.path),
+                    "size_bytes": document.size_bytes,
+                    "mtime_ns": document.mtime_ns,
+                    "encoding": document.encoding,
+                    "compression": document.compression,
+                }
+                for document in documents
+            ]
+        ).encode()
+
+    def _specs(self) -> bytes:
+        return self.specs_of(self.documents)
+
+    # -- snapshots
+
+    async def save(self, turn: int) -> None:
+        """Save the namespace under this turn. What cannot be saved is told by an event, never raised."""
+        namespace, box = self._namespace, self._box
+        if namespace is None or box is None or box.lost:
+            return
+        async with self._saving:
+            started = time.monotonic()
+            writers: list[SnapshotWriter] = []
+
+            def open_sink() -> Sink:
+                # Called again when a first attempt met something that cannot be saved.
+                for writer in writers:
+                    writer.abort()
+                writer = self.state.new_snapshot(
+                    turn,
+                    python=box.python,
+                    image=box.image,
+                    protocol=protocol.VERSION,
+                    dill=importlib.metadata.version("dill"),
+                )
+                writers[:] = [writer]
+                return FileSink(writer)
+
+            namespace.snapshot_sink = open_sink
+            try:
+                result, sink = await namespace.snapshot()
+                if not result.ok or not isinstance(sink, FileSink):
+                    raise SandboxError("The namespace was not saved.", result.reason or "Nothing came back.")
+                if sink.error:
+                    raise sink.error
+                writer = writers[0]
+                if result.sha256 and writer.sha256 != result.sha256:
+                    raise SandboxError("The namespace was not saved.", "It did not arrive as it was sent.")
+                info = await asyncio.to_thread(writer.commit)
+            except (SandboxError, StateError) as error:
+                for writer in writers:
+                    with contextlib.suppress(StateError):
+                        writer.abort()
+                self.emit(Notice(text=f"{error.what} {error.why}"))
+                return
+            self.variables = tuple(Variable(**row) for row in result.variables)
+            self.state.append(
+                SnapshotSaved(
+                    generation=info.header.generation,
+                    turn=turn,
+                    size_bytes=info.size_bytes,
+                    sha256=writer.sha256,
+                    skipped=result.skipped,
+                    variables=self.variables,
+                )
+            )
+            self.emit(
+                NamespaceSaved(
+                    size_bytes=info.size_bytes, skipped=result.skipped, duration_s=time.monotonic() - started
+                )
+            )
+
+    async def keep_answer(self, text: str | None) -> None:
+        """Let `answers` grow by the turn's answer: `text`, or with None what FINAL was last given."""
+        if self._namespace and self.running:
+            await self._namespace.keep_answer(text)
+
+    async def _open_namespace(self) -> None:
+        assert self._box is not None
+        namespace = self._namespace = await self._box.open_namespace(self.serve)
+        namespace.cells_run = self.first_cell
+        namespace.final_sink = self._final_sink
+        await self._fill(namespace)
+
+    async def _fill(self, namespace: Namespace) -> None:
+        """Documents, then the newest snapshot that can be restored."""
+        problems = await namespace.set_documents(self._specs(), self.active)
+        for name, reason in problems.items():
+            self.emit(Notice(text=f"{name}: {reason}"))
+            self.notes.append(f"Note: {name!r} could not be loaded: {reason}")
+        await self._restore(namespace)
+
+    async def _restore(self, namespace: Namespace) -> None:
+        view = self.state.view()
+        recorded = {saved.generation: saved for saved in view.snapshots}
+        for info in self.state.snapshots(view):
+            if info.header.python != self._python:
+                self._tell(
+                    f"The snapshot of turn {info.header.turn} was made by Python {info.header.python}; the "
+                    f"sandbox has {self._python}, which cannot load it safely."
+                )
+                continue
+            try:
+                pieces: Iterator[bytes] = await asyncio.to_thread(self.state.read_snapshot, info)
+            except StateError as damaged:
+                self._tell(f"{damaged.what} {damaged.why} Going back to the snapshot before it.")
+                continue
+            report = await namespace.restore(pieces)
+            if "restored" not in report:
+                self._tell(f"A snapshot could not be restored: {report.get('reason', 'unknown')}.")
+                continue
+            saved = recorded[info.header.generation]
+            self.variables = saved.variables
+            lost = [f"{name} ({reason})" for name, reason in saved.skipped]
+            if lost:
+                self._tell(f"Not restored, because it could not be saved: {', '.join(lost[:20])}.")
+            return
+
+    @property
+    def _python(self) -> str:
+        return self._box.python if self._box else ""
+
+    def _tell(self, text: str) -> None:
+        self.emit(Notice(text=text))
+        self.notes.append(f"Note: {text}")
+
+    def _final_sink(self) -> Sink:
+        try:
+            return FileSink(self.state.new_answer(self.turn))
+        except StateError as error:
+            return FailedSink(error)
+
+
+class FailedSink(BytesSink):
+    """A place that could not be opened: takes everything and keeps only the reason."""
+
+    def __init__(self, error: StateError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, data: bytes) -> None:
+        return None
