@@ -1,0 +1,110 @@
+"""The command line: flags in, exit codes out. Each command is a module of its own, imported when it is run.
+
+One of the two places where errors are caught: here an `RlmError` becomes sentences on stderr (and, with
+`--json`, an object on stdout) and its exit code.
+"""
+
+import importlib
+import signal
+import sys
+from typing import Any
+
+import click
+
+from rlm import __version__
+from rlm.errors import Interrupted, RlmError, UsageError
+
+COMMANDS = {
+    "init": "rlm.cli.init",
+    "chat": "rlm.cli.chat",
+    "run": "rlm.cli.run",
+    "status": "rlm.cli.status",
+    "trace": "rlm.cli.trace",
+    "doctor": "rlm.cli.doctor",
+    "reset": "rlm.cli.reset",
+    "demo": "rlm.cli.demo",
+}
+
+EXAMPLES = """\
+\b
+  rlm init meetings.txt
+  rlm run "Who speaks most, and about what?"
+"""
+
+EXIT_CODES = """\
+\b
+Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no answer within the limits, 4 configuration,
+5 sandbox (Docker), 6 budget reached, 130 interrupted.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name, so that `--help` loads nothing but click."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: Any = importlib.import_module(COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+SUMMARIES = {
+    "init": "Register files, folders or patterns; needs neither a key nor Docker.",
+    "chat": "Ask one question after another.",
+    "run": "Ask one question; the answer goes to stdout.",
+    "status": "What is loaded, kept and spent.",
+    "trace": "What happened in a turn, step by step.",
+    "doctor": "Check Docker, image, keys and models, with the fix for each failure.",
+    "reset": "Delete the state of this folder.",
+    "demo": "A full run with scripted model replies: no key, no network.",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=f"Ask anything of any amount of data.\n\n{EXAMPLES}",
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="rlm")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    # A reader that goes away (`| head`) is met where we write, and ends us quietly.
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        result = cli.main(arguments, prog_name="rlm", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(err=True)
+        return Interrupted.exit_code
+    except RlmError as error:
+        from rlm.cli.options import last_console
+
+        last_console().error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    return result if isinstance(result, int) else 0
