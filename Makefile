@@ -1,0 +1,35 @@
+# The two commands that set everything up from a bare clone: `make demo` and `make test`.
+.PHONY: help env setup demo test check format clean
+
+help:
+	@echo "make demo    set everything up and see a whole run: no key, no network to a model"
+	@echo "make test    set everything up and run the tests"
+	@echo "make check   format, lint and types"
+	@echo "make format  put the format right"
+	@echo "make clean   remove what make made (.venv, caches)"
+
+env:
+	@scripts/python-env
+
+setup: env
+	@scripts/docker-engine
+	@scripts/sandbox-base
+
+demo: setup
+	@.venv/bin/python main.py demo
+
+test: setup
+	@scripts/test-tools
+	.venv/bin/python -m pytest $(TESTS)
+
+check: env
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: env
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
