@@ -1,0 +1,162 @@
+"""The checks behind `rlm doctor`: each looks at one thing and says how to mend it. Nothing is changed."""
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlm import __version__
+from rlm.errors import ConfigError, RlmError, SandboxError
+from rlm.settings import Config, ModelConfig
+
+DISK_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """`status` is `ok`, `warning` or `failed`; `area` is `program`, `sandbox`, `models` or `disk`."""
+
+    area: str
+    name: str
+    status: str
+    found: str
+    fix: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "failed"
+
+    def to_json(self) -> dict[str, str]:
+        return dataclasses.asdict(self)
+
+
+def examine(load_config: Callable[[], Config], state_dir: Path) -> list[Check]:
+    checks = [
+        Check(
+            area="program",
+            name="rlm",
+            status="ok",
+            found=f"{__version__}, Python {platform.python_version()}",
+        )
+    ]
+    try:
+        config = load_config()
+    except ConfigError as error:
+        checks.append(_failure("models", "configuration", error))
+        config = None
+    checks += _sandbox(config)
+    if config:
+        checks += _model("root model", config.root, config)
+        checks += _model("sub model", config.sub, config)
+    checks.append(_disk(state_dir))
+    return checks
+
+
+def _sandbox(config: Config | None) -> Iterator[Check]:
+    from rlm.box import image
+    from rlm.box.container import orphans
+    from rlm.box.engine_api import Engine
+    from rlm.settings import SandboxConfig
+
+    try:
+        engine = Engine()
+    except SandboxError as error:
+        yield _failure("sandbox", "Docker", error)
+        return
+    info = engine.info()
+    found = f"{info.get('ServerVersion')} on {info.get('OperatingSystem')}, {info.get('Architecture')}"
+    yield Check(area="sandbox", name="Docker", status="ok", found=found)
+    if not any("seccomp" in option for option in info.get("SecurityOptions") or ()):
+        yield Check(
+            area="sandbox",
+            name="seccomp",
+            status="failed",
+            found="the engine has no seccomp profile, and nothing is run without one",
+            fix="Use an engine with seccomp (the default of Docker's packages).",
+        )
+    base = (config.sandbox if config else SandboxConfig()).image
+    files = image.inputs()
+    tags = [image.tag(files, name) for name in (base, image.LOCAL_BASE)]
+    built = [tag for tag in tags if engine.has_image(tag)]
+    at_hand = [name for name in (base, image.LOCAL_BASE) if engine.has_image(name)]
+    if built:
+        yield Check(area="sandbox", name="image", status="ok", found=built[0])
+    elif at_hand:
+        found = f"not built yet; it will be, from {at_hand[0]}, at the first question"
+        yield Check(area="sandbox", name="image", status="ok", found=found)
+    else:
+        yield Check(
+            area="sandbox",
+            name="image",
+            status="warning",
+            found=f"not built yet; its base {base} will be pulled at the first question",
+            fix="Offline, make a base from Debian's packages: scripts/make-base",
+        )
+    if dead := orphans(engine):
+        yield Check(
+            area="sandbox",
+            name="containers",
+            status="warning",
+            found=f"{len(dead)} left by commands that died",
+            fix="The next chat or run removes them.",
+        )
+    engine.close()
+
+
+def _model(name: str, model: ModelConfig, config: Config) -> Iterator[Check]:
+    from rlm.choose import find_key
+    from rlm.ledger import Price
+    from rlm.models import LiteLLMModel
+    from rlm.providers import ModelSettings
+
+    try:
+        key, variable = find_key(model, config)
+    except ConfigError as error:
+        yield _failure("models", f"{name} {model.model}", error)
+        return
+    price = model.price and Price(
+        input_per_mtok=model.price.input_per_mtok, output_per_mtok=model.price.output_per_mtok
+    )
+    asked = LiteLLMModel(
+        ModelSettings(model=model.model, api_base=model.api_base, api_key=key, price=price or None)
+    )
+    place = f"key in {variable}" if variable else "no key needed"
+    if model.api_base:
+        place += f", at {model.api_base}"
+    if asked.price is None:
+        yield Check(
+            area="models",
+            name=f"{name} {model.model}",
+            status="warning",
+            found=f"{place}; its price is not known, so costs show as $? and tokens are capped instead",
+            fix='Give it one: "price": {"input_per_mtok": …, "output_per_mtok": …} beside its name.',
+        )
+        return
+    found = (
+        f"{place}; ${asked.price.input_per_mtok:g} in and ${asked.price.output_per_mtok:g} out "
+        "for a million tokens"
+    )
+    yield Check(area="models", name=f"{name} {model.model}", status="ok", found=found)
+
+
+def _disk(state_dir: Path) -> Check:
+    there = next(path for path in (state_dir.absolute(), *state_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{free / 1024**3:.1f} GiB free at {there}"
+    if free < DISK_BYTES:
+        return Check(
+            area="disk",
+            name="disk",
+            status="warning",
+            found=found,
+            fix="Snapshots and answers need room there.",
+        )
+    return Check(area="disk", name="disk", status="ok", found=found)
+
+
+def _failure(area: str, name: str, error: RlmError) -> Check:
+    return Check(
+        area=area, name=name, status="failed", found=f"{error.what} {error.why}".strip(), fix=error.hint
+    )
