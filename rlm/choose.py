@@ -6,7 +6,8 @@ model writes can choose an address or a key.
 
 from rlm.errors import ConfigError
 from rlm.ledger import Price
-from rlm.models import LiteLLMModel, Model, ModelSettings, key_variables
+from rlm.models import LiteLLMModel, Model
+from rlm.providers import ModelSettings, key_variables
 from rlm.retry import Retry, SharedPause, with_retry
 from rlm.session import Models
 from rlm.settings import Config, ModelConfig

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rlm.providers import provider_of
+
 # Exact names only. Below shared domains such as amazonaws.com or openai.azure.com anyone can have a host.
 PROVIDER_HOSTS: Mapping[str, frozenset[str]] = {
     "openai": frozenset({"api.openai.com", "eu.api.openai.com", "us.api.openai.com"}),
@@ -26,6 +28,7 @@ PROVIDER_HOSTS: Mapping[str, frozenset[str]] = {
     "together_ai": frozenset({"api.together.xyz", "api.together.ai"}),
     "fireworks_ai": frozenset({"api.fireworks.ai"}),
     "cohere": frozenset({"api.cohere.com", "api.cohere.ai"}),
+    "cohere_chat": frozenset({"api.cohere.com", "api.cohere.ai"}),
     "moonshot": frozenset({"api.moonshot.ai", "api.moonshot.cn"}),
     "cerebras": frozenset({"api.cerebras.ai"}),
     "perplexity": frozenset({"api.perplexity.ai"}),
@@ -33,14 +36,6 @@ PROVIDER_HOSTS: Mapping[str, frozenset[str]] = {
     "dashscope": frozenset({"dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"}),
     "zai": frozenset({"api.z.ai", "open.bigmodel.cn"}),
 }
-FAMILIES = {"claude": "anthropic", "gemini": "gemini", "glm": "zai"}
-
-
-def provider_of(model: str) -> str:
-    """Who serves a model: `zai` for GLM under any prefix, as older files spell it `openai/glm-…`."""
-    prefix, _, name = model.rpartition("/")
-    family = next((owner for start, owner in FAMILIES.items() if name.lower().startswith(start)), "openai")
-    return "zai" if family == "zai" and prefix in ("", "openai") else prefix.partition("/")[0] or family
 
 
 def is_foreign(api_base: str, model: str) -> bool:
@@ -52,7 +47,8 @@ def is_foreign(api_base: str, model: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return url.scheme != "https" or host not in PROVIDER_HOSTS.get(provider_of(model), frozenset())
+        provider = provider_of(model) or "openai"
+        return url.scheme != "https" or host not in PROVIDER_HOSTS.get(provider, frozenset())
 
 
 class Trust:

@@ -18,18 +18,14 @@ from rlm.models import (
     ChatMessage,
     LiteLLMModel,
     Model,
-    ModelSettings,
-    ThinkSplitter,
     close_models,
     estimate_tokens,
-    full_name,
-    key_variable,
-    key_variables,
     known_models,
     near_models,
-    split_thinking,
 )
+from rlm.providers import ModelSettings, full_name, key_variable, key_variables
 from rlm.retry import Retry, with_retry
+from rlm.thinking import ThinkSplitter, split_thinking
 from tests.model_server import Fault, ModelServer, Reply, Tokens
 
 # litellm ignores these itself, when imported; pytest takes its filters back after each test.
@@ -492,9 +488,11 @@ SCRIPT = """
 import asyncio, os, sys
 before = dict(os.environ)
 from rlm import models
+from rlm.errors import ModelError
+from rlm.providers import ModelSettings
 assert "litellm" not in sys.modules
 models.preload()
-model = models.LiteLLMModel(models.ModelSettings(model="openai/root", api_base=sys.argv[1]))
+model = models.LiteLLMModel(ModelSettings(model="openai/root", api_base=sys.argv[1]))
 hello = [{"role": "user", "content": "hello"}]
 
 async def ask():
@@ -505,7 +503,7 @@ async def ask():
         assert await anext(stream)
     try:
         await model.complete(hello)
-    except models.ModelError:
+    except ModelError:
         pass
     if "close" in sys.argv:
         await models.close_models()
