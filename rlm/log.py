@@ -23,6 +23,7 @@ from rlm.errors import StateError
 _HEAD = b'{"crc":"'
 _UNSAFE = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What JSON lets through and a terminal, a line splitter or UTF-8 does not."""
+_SMALL_BYTES = 4096
 
 
 class Log:
@@ -168,6 +169,24 @@ def open_regular(path: Path, flags: int) -> int:
         os.close(fd)
         raise OSError(errno.ELOOP, "Not a regular file", str(path))
     return fd
+
+
+def read_small(path: Path) -> bytes | None:
+    """What a regular file of a few lines holds; None when there is none. Raises `StateError`."""
+    try:
+        fd = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise file_error("read", path, error) from error
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_SMALL_BYTES)
+
+
+def write_small(path: Path, content: bytes) -> None:
+    """Put `content` in the place of what the file held, all of it or nothing."""
+    with NewFile(path) as file:
+        file.write(content)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -33,7 +33,8 @@ from rlm.records import (
     from_json,
     to_json,
 )
-from rlm.state import SnapshotInfo, State
+from rlm.snapshots import SnapshotInfo
+from rlm.state import State
 
 
 def usage(cost_usd: float | None = 0.5) -> Usage:
