@@ -1,13 +1,13 @@
 """The only place that writes to stdout and stderr, and the only one that emits an escape sequence.
 
 stdout gets answers: their exact bytes, or on a terminal a safe and readable rendering. Everything else goes
-to stderr. Text is made visible (`rlm.ui.sanitise`) on its way through, after rich has laid it out as well.
-It does not know events, and reads nothing from the user. Data flows from here to the two streams only.
+to stderr. Text is made visible (`rlm.ui.sanitise`) on its way through, after rich has laid it out as well
+(`rlm.ui.layout`). It does not know events, and reads nothing from the user. Data flows from here to the two
+streams only.
 """
 
 import codecs
 import errno
-import io
 import itertools
 import os
 import textwrap
@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from rlm.errors import RlmError
+from rlm.ui.layout import laid_out, markdown
 from rlm.ui.sanitise import visible, visible_line
 
-if TYPE_CHECKING:  # rich is imported when something is rendered: `status` and `--help` do without it
-    from rich.console import Console as RichConsole
-    from rich.console import ConsoleOptions, RenderableType
-    from rich.segment import Segment
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Color = Literal["auto", "always", "never"]
 
@@ -180,7 +179,7 @@ class Console:
     def print(self, renderable: "RenderableType", *, indent: str = "") -> None:
         """Lay out something of rich's on stderr, each line after `indent`."""
         self.end_line()
-        self._err.write(_laid_out(renderable, self._err, indent=indent))
+        self._err.write(laid_out(renderable, width=self._err.width, color=self._err.color, indent=indent))
 
     def note(self, text: str, *, level: str = "info") -> None:
         """Tell the user something, also when quiet if `level` is `warning`."""
@@ -273,7 +272,8 @@ class Console:
                 break
         if prose and len(head) <= MARKDOWN_MAX_BYTES:
             text = bytes(head).decode("utf-8", "backslashreplace")
-            self._out.write(_laid_out(_markdown(visible(text), self.code_theme), self._out))
+            rendered = markdown(visible(text), code_theme=self.code_theme)
+            self._out.write(laid_out(rendered, width=self._out.width, color=self._out.color))
             return
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         held = ""
@@ -294,62 +294,3 @@ def _chunks(source: Path | Iterable[bytes]) -> Iterator[bytes]:
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
-
-
-def _markdown(text: str, code_theme: str) -> "RenderableType":
-    """Markdown that hides nothing: HTML and image addresses are text, and a line break stays one."""
-    from markdown_it import MarkdownIt
-    from rich.markdown import Markdown
-
-    markdown = Markdown("", code_theme=code_theme, hyperlinks=False)
-    markdown.parsed = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).parse(text)
-    for token in markdown.parsed:
-        for child in token.children or ():
-            if child.type == "softbreak":
-                child.type = "hardbreak"
-            elif child.type == "image":
-                child.type, child.tag, child.children = "text", "", None
-                child.content = f"![{child.content}]({child.attrs['src']})"
-    return markdown
-
-
-def _laid_out(renderable: "RenderableType", sink: _Sink, *, indent: str = "") -> str:
-    """`renderable` as text for `sink`, with SGR sequences if it takes colour and no other ones."""
-    from rich.console import Console as RichConsole
-
-    console = RichConsole(
-        file=io.StringIO(),
-        width=max(sink.width, 1),
-        force_terminal=sink.color,
-        color_system="standard" if sink.color else None,
-        legacy_windows=False,
-        markup=False,
-        highlight=False,
-        emoji=False,
-        _environ={},
-    )
-    with console.capture() as capture:
-        console.print(_Visible(renderable, indent), end="", crop=False)
-    return capture.get()
-
-
-class _Visible:
-    """Passes a rich renderable on with its text made visible and its links and control codes left out.
-
-    Sanitising what goes into rich is not enough: Markdown turns `&rlm;` into the character it names.
-    """
-
-    def __init__(self, renderable: "RenderableType", indent: str) -> None:
-        self._renderable = renderable
-        self._indent = indent
-
-    def __rich_console__(self, console: "RichConsole", options: "ConsoleOptions") -> "Iterator[Segment]":
-        from rich.segment import Segment
-
-        inner = options.update(width=max(1, options.max_width - len(self._indent)))
-        for line in console.render_lines(self._renderable, inner, pad=False):
-            yield Segment(self._indent)
-            for text, style, control in line:
-                if not control:
-                    yield Segment(visible(text), style.update_link(None) if style and style.link else style)
-            yield Segment("\n")

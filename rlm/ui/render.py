@@ -2,11 +2,9 @@
 
 On a terminal a step is its prose as it streams in, the cell's code, its output and how it ended; elsewhere
 there is a progress line now and then. Answers are not drawn here, and nothing flows back to the engine:
-who asks the user about a path is whoever holds the keyboard. Numbers are spelled for people here, too.
+who asks the user about a path is whoever holds the keyboard.
 """
 
-import re
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from rlm.events import (
@@ -27,9 +25,11 @@ from rlm.events import (
     SubCallsStarted,
     TurnFinished,
     TurnStarted,
-    Usage,
 )
+from rlm.ui.batches import Batch, Batches
 from rlm.ui.console import Console
+from rlm.ui.flow import Flow, Fold
+from rlm.ui.numbers import cost_text, count, duration, plural, size, usage_text
 from rlm.ui.sanitise import columns, visible, visible_line
 
 CODE_LINES = 12
@@ -48,184 +48,6 @@ OUTCOMES = {
 _OUT_STYLE = {"ok": "green", "final": "green", "error": "red"}
 
 
-def count(number: int) -> str:
-    """A count in three digits: `999`, `1.2k`, `210k`, `1.1M`."""
-    value = float(number)
-    for unit in ("", "k", "M", "G"):
-        if value < 999.5 or unit == "G":
-            break
-        value /= 1000
-    digits = f"{value:.1f}" if unit and value < 9.95 else f"{value:.0f}"
-    return digits.removesuffix(".0") + unit
-
-
-def size(size_bytes: int) -> str:
-    """Decimal bytes: `999 B`, `1.3 GB`, `412 MB`."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.1f} {unit}" if unit != "B" and value < 9.95 else f"{value:.0f} {unit}"
-
-
-def money(cost_usd: float | None) -> str:
-    """`$0.09`, `$0.0004` below a cent, `$?` when it is not known."""
-    if cost_usd is None:
-        return "$?"
-    if cost_usd == 0 or cost_usd >= 0.00995:
-        return f"${cost_usd:,.2f}"
-    return f"${cost_usd:.4f}" if cost_usd >= 0.00005 else "<$0.0001"
-
-
-def duration(duration_s: float) -> str:
-    """`12ms`, `1.2s`, `38s`, `2m 05s`, `1h 02m`."""
-    if duration_s < 0.0995:
-        return f"{duration_s * 1000:.0f}ms"
-    if duration_s < 9.95:
-        return f"{duration_s:.1f}s"
-    seconds = round(duration_s)
-    if seconds < 60:
-        return f"{seconds}s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes}m {seconds:02}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02}m"
-
-
-def plural(number: int, noun: str) -> str:
-    """`1 step`, `3 steps`, `1.2k calls`."""
-    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
-
-
-def usage_text(usage: Usage) -> str:
-    """`41 calls · 210k in / 6k out (90k cached) · $0.09`."""
-    return f"{plural(usage.calls, 'call')} · {tokens_text(usage)} · {cost_text(usage)}"
-
-
-def tokens_text(usage: Usage) -> str:
-    """`210k in / 6k out (90k cached)`; `~` marks what was counted here, not reported."""
-    about = "~" if usage.estimated else ""
-    text = f"{about}{count(usage.input_tokens)} in / {about}{count(usage.output_tokens)} out"
-    return f"{text} ({about}{count(usage.cached_tokens)} cached)" if usage.cached_tokens else text
-
-
-def cost_text(usage: Usage) -> str:
-    """The cost of `usage`: `$0.09`, `~$0.09` when estimated, `$?` when unpriced."""
-    about = "~" if usage.estimated and usage.cost_usd is not None else ""
-    return about + money(usage.cost_usd)
-
-
-class Flow:
-    """Wraps prose at `width` columns while it streams in, and makes it visible.
-
-    A word is held back until it is whole. White space at both ends is dropped, and so are empty lines
-    beyond the first.
-    """
-
-    _WORD = re.compile(r"([ \t\n]*)([^ \t\n]+)(?=[ \t\n])")
-    _LONGEST_WORD = 1000
-
-    def __init__(self, *, width: int, indent: str = "") -> None:
-        self._width = width
-        self._indent = indent
-        self._held = ""
-        self._column = 0
-
-    def feed(self, text: str) -> str:
-        """What can be written once `text` has arrived."""
-        text = (self._held + text).replace("\r\n", "\n")
-        placed: list[str] = []
-        end = 0
-        for match in self._WORD.finditer(text):
-            placed.append(self._place(match[1], match[2]))
-            end = match.end()
-        self._held = text[end:]
-        if len(self._held) > self._LONGEST_WORD:
-            placed.append(self.end())
-        return "".join(placed)
-
-    def end(self) -> str:
-        """The last word."""
-        word = self._held.lstrip(" \t\n")
-        space = self._held[: len(self._held) - len(word)]
-        self._held = ""
-        return self._place(space, word.rstrip(" \t\n")) if word else ""
-
-    def _place(self, space: str, word: str) -> str:
-        word = visible(word)
-        breaks, _, blank = space.expandtabs(4).rpartition("\n")
-        if not self._column:
-            lead = self._indent
-        elif "\n" in space:
-            lead = "\n" * min(2, 1 + breaks.count("\n")) + self._indent + blank
-        elif self._column + len(blank) + columns(word) <= self._width:
-            self._column += len(blank) + columns(word)
-            return blank + word
-        else:
-            lead = "\n" + self._indent
-        self._column = len(lead.lstrip("\n")) + columns(word)
-        return lead + word
-
-
-class Fold:
-    """Lets the first lines of a text through as they arrive, cut to `width` columns, and counts the rest.
-
-    With `most_lines` None everything passes, uncut. What comes out is visible and made of whole lines, so
-    that a status line has a place of its own while a cell prints.
-    """
-
-    def __init__(self, *, most_lines: int | None, width: int, indent: str = "") -> None:
-        self._most_lines = most_lines
-        self._width = None if most_lines is None else width - len(indent)
-        self._indent = indent
-        self._partial = ""
-        self._lines = 0
-
-    @property
-    def empty(self) -> bool:
-        return not self._lines and not self._partial
-
-    def feed(self, text: str) -> str:
-        """The lines that `text` completes, as far as they are shown."""
-        *lines, self._partial = (self._partial + text).split("\n")
-        return "".join([self._line(line) for line in lines])
-
-    def end(self) -> str:
-        """The last line, if it had no end, and how many were left out."""
-        last = self._line(self._partial) if self._partial else ""
-        self._partial = ""
-        if self._most_lines is None or self._lines <= self._most_lines:
-            return last
-        return f"{last}{self._indent}… +{plural(self._lines - self._most_lines, 'line')}\n"
-
-    def _line(self, line: str) -> str:
-        self._lines += 1
-        if self._most_lines is not None and self._lines > self._most_lines:
-            return ""
-        line = visible_line(line.removesuffix("\r"), self._width)
-        return f"{self._indent}{line}\n"
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Sub-calls under way, or a tally of single ones."""
-
-    total: int
-    model: str
-    started_s: float
-    estimate_usd: float | None = None
-    done: int = 0
-    failed: int = 0
-    first_error: str = ""
-    usage: Usage = field(default_factory=Usage)
-
-    def add(self, event: SubCallFinished) -> None:
-        self.done += 1
-        self.usage += event.usage
-        if event.error:
-            self.failed += 1
-            self.first_error = self.first_error or event.error
-
-
 class Screen:
     """Shows the events of one command, in order. Call `tick` a few times a second while waiting."""
 
@@ -236,8 +58,7 @@ class Screen:
         self._step = 0
         self._prose: Flow | None = None
         self._output: Fold | None = None
-        self._batches: dict[int, _Batch] = {}
-        self._singles: _Batch | None = None
+        self._batches = Batches()
         self._skipped: set[str] = set()
 
     def tick(self) -> None:
@@ -289,8 +110,8 @@ class Screen:
             )
             return
         self._step = 0
-        self._prose = self._output = self._singles = None
-        self._batches.clear()
+        self._prose = self._output = None
+        self._batches = Batches()
 
     def _step_started(self, event: StepStarted) -> None:
         if event.depth:
@@ -379,10 +200,10 @@ class Screen:
             text = output.feed(event.shown) if output.empty else ""
             if text := text + output.end():
                 self._console.write(text)
-            if self._singles:
-                self._draw_batch(self._singles, depth=0)
+            if self._batches.singles:
+                self._draw_batch(self._batches.singles, depth=0)
             self._draw_out(event)
-        self._output = self._singles = None
+        self._output = self._batches.singles = None
 
     def _draw_out(self, event: CellFinished) -> None:
         text = f"Out [{event.step}] {event.status.replace('_', ' ')} {duration(event.duration_s)}"
@@ -394,55 +215,23 @@ class Screen:
         self._say(text, depth=event.depth, style=_OUT_STYLE.get(event.status, "yellow"))
 
     def _sub_calls_started(self, event: SubCallsStarted) -> None:
-        if event.total == 1:
-            self._singles = self._singles or _Batch(0, event.model, self._console.clock())
-            self._singles.total += 1
-        batch = _Batch(event.total, event.model, self._console.clock(), event.estimate_usd)
-        self._batches[event.batch] = batch
-        self._batch_status()
+        now_s = self._console.clock()
+        self._batches.start(event, now_s=now_s)
+        self._status(self._batches.progress(now_s))
 
     def _sub_call_finished(self, event: SubCallFinished) -> None:
-        batch = self._batches.get(event.batch)
-        if batch is None:
-            return
-        batch.add(event)
-        if batch.total == 1 and self._singles:
-            self._singles.add(event)
-        self._batch_status()
+        if self._batches.add(event):
+            self._status(self._batches.progress(self._console.clock()))
 
     def _sub_calls_finished(self, event: SubCallsFinished) -> None:
-        batch = self._batches.pop(event.batch, None)
+        batch = self._batches.end(event.batch)
         if batch and batch.total > 1 and self._shows_steps:
             self._draw_batch(batch, depth=event.depth)
         if not self._batches:
             self._status("cell running")
 
-    def _batch_status(self) -> None:
-        batches = [batch for batch in self._batches.values() if batch.total > 1]
-        if not batches and self._singles:
-            done, usage = self._singles.done, self._singles.usage
-            self._status(f"{plural(done, 'call')} · {count(_tokens(usage))} tok · {cost_text(usage)}")
-            return
-        done, total = sum(batch.done for batch in batches), sum(batch.total for batch in batches)
-        parts = [f"{done}/{total} calls"]
-        if failed := sum(batch.failed for batch in batches):
-            parts.append(f"{failed} failed")
-        if done:
-            usage = sum((batch.usage for batch in batches), Usage())
-            elapsed_s = self._console.clock() - min(batch.started_s for batch in batches)
-            parts += [f"{count(_tokens(usage))} tok", cost_text(usage)]
-            parts.append(f"ETA {duration(round(elapsed_s / done * (total - done)))}")
-        elif all(batch.estimate_usd is not None for batch in batches):
-            parts.append(f"about {money(sum(batch.estimate_usd or 0.0 for batch in batches))}")
-        self._status(" · ".join(parts))
-
-    def _draw_batch(self, batch: _Batch, *, depth: int) -> None:
-        parts = [f"{plural(batch.total, 'call')} to {visible_line(batch.model)}"]
-        if batch.failed:
-            parts.append(f"{batch.failed} failed")
-        parts += [f"{count(_tokens(batch.usage))} tok", cost_text(batch.usage)]
-        parts.append(duration(self._console.clock() - batch.started_s))
-        self._say(" · ".join(parts), depth=depth, style="dim")
+    def _draw_batch(self, batch: Batch, *, depth: int) -> None:
+        self._say(batch.summary(self._console.clock()), depth=depth, style="dim")
         if batch.failed:
             reason = visible_line(batch.first_error, self._room(depth) - len("  first: "))
             self._say(f"  first: {reason}", depth=depth, style="yellow")
@@ -491,9 +280,7 @@ class Screen:
             parts.insert(0, outcome)
         elif not self._console.is_terminal:
             parts.insert(0, "done")
-        # An error comes with a sentence of its own, from the command line.
-        if event.message and event.status != "error":
-            self._console.note(event.message)
+        # What stood in the way is told by the command line, with what to do about it.
         self._console.line(" · ".join(parts), style="dim")
 
     def _say(self, text: str, *, depth: int = 0, style: str = "dim") -> None:
@@ -520,7 +307,3 @@ class Screen:
         # The header of a step tells its number on a terminal; a log has no headers.
         prefix = f"step {self._step} · " if text and not self._shows_steps else ""
         self._console.status(prefix + text)
-
-
-def _tokens(usage: Usage) -> int:
-    return usage.input_tokens + usage.output_tokens

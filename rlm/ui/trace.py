@@ -10,7 +10,9 @@ from typing import Any
 
 from rlm.errors import UsageError
 from rlm.events import Usage
-from rlm.ui.render import OUTCOMES, Flow, cost_text, duration, plural, size, tokens_text, usage_text
+from rlm.ui.flow import Flow
+from rlm.ui.numbers import cost_text, duration, plural, size, tokens_text, usage_text
+from rlm.ui.render import OUTCOMES
 from rlm.ui.sanitise import visible, visible_line
 
 Row = dict[str, Any]

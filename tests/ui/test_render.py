@@ -30,7 +30,9 @@ from rlm.events import (
     TurnStarted,
     Usage,
 )
-from rlm.ui.render import Flow, Fold, Screen, count, duration, money, plural, size, usage_text
+from rlm.ui.flow import Flow, Fold
+from rlm.ui.numbers import count, duration, money, plural, size, usage_text
+from rlm.ui.render import Screen
 
 from . import ALL_HOSTILE, HOSTILE, Pipes, Terminal, leaks
 
@@ -386,9 +388,8 @@ def test_a_reminder_is_shown() -> None:
 )
 def test_an_unanswered_turn_says_so(status: str, first: str) -> None:
     cost = f"{first} · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09 · session $0.84"
-    told = [] if status == "error" else ["note: The step limit came first."]
     lines = shown([finished(status, message="The step limit came first.")], columns=120)
-    assert lines == [*told, cost]
+    assert lines == [cost]
 
 
 async def test_a_path_is_shown_as_it_really_is() -> None:

@@ -1,0 +1,101 @@
+"""Text that streams in, fitted to a screen: `Flow` wraps prose at words, `Fold` keeps the first lines.
+
+Both take pieces, however they are cut, and give back what can be written already, made visible. They write
+nothing themselves.
+"""
+
+import re
+
+from rlm.ui.numbers import plural
+from rlm.ui.sanitise import columns, visible, visible_line
+
+
+class Flow:
+    """Wraps prose at `width` columns while it streams in, and makes it visible.
+
+    A word is held back until it is whole. White space at both ends is dropped, and so are empty lines
+    beyond the first.
+    """
+
+    _WORD = re.compile(r"([ \t\n]*)([^ \t\n]+)(?=[ \t\n])")
+    _LONGEST_WORD = 1000
+
+    def __init__(self, *, width: int, indent: str = "") -> None:
+        self._width = width
+        self._indent = indent
+        self._held = ""
+        self._column = 0
+
+    def feed(self, text: str) -> str:
+        """What can be written once `text` has arrived."""
+        text = (self._held + text).replace("\r\n", "\n")
+        placed: list[str] = []
+        end = 0
+        for match in self._WORD.finditer(text):
+            placed.append(self._place(match[1], match[2]))
+            end = match.end()
+        self._held = text[end:]
+        if len(self._held) > self._LONGEST_WORD:
+            placed.append(self.end())
+        return "".join(placed)
+
+    def end(self) -> str:
+        """The last word."""
+        word = self._held.lstrip(" \t\n")
+        space = self._held[: len(self._held) - len(word)]
+        self._held = ""
+        return self._place(space, word.rstrip(" \t\n")) if word else ""
+
+    def _place(self, space: str, word: str) -> str:
+        word = visible(word)
+        breaks, _, blank = space.expandtabs(4).rpartition("\n")
+        if not self._column:
+            lead = self._indent
+        elif "\n" in space:
+            lead = "\n" * min(2, 1 + breaks.count("\n")) + self._indent + blank
+        elif self._column + len(blank) + columns(word) <= self._width:
+            self._column += len(blank) + columns(word)
+            return blank + word
+        else:
+            lead = "\n" + self._indent
+        self._column = len(lead.lstrip("\n")) + columns(word)
+        return lead + word
+
+
+class Fold:
+    """Lets the first lines of a text through as they arrive, cut to `width` columns, and counts the rest.
+
+    With `most_lines` None everything passes, uncut. What comes out is visible and made of whole lines, so
+    that a status line has a place of its own while a cell prints.
+    """
+
+    def __init__(self, *, most_lines: int | None, width: int, indent: str = "") -> None:
+        self._most_lines = most_lines
+        self._width = None if most_lines is None else width - len(indent)
+        self._indent = indent
+        self._partial = ""
+        self._lines = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self._lines and not self._partial
+
+    def feed(self, text: str) -> str:
+        """The lines that `text` completes, as far as they are shown."""
+        *lines, self._partial = (self._partial + text).split("\n")
+        return "".join([self._line(line) for line in lines])
+
+    def end(self) -> str:
+        """The last line, if it had no end, and how many were left out."""
+        last = self._line(self._partial) if self._partial else ""
+        self._partial = ""
+        if self._most_lines is None or self._lines <= self._most_lines:
+            return last
+        return f"{last}{self._indent}… +{plural(self._lines - self._most_lines, 'line')}\n"
+
+    def _line(self, line: str) -> str:
+        self._lines += 1
+        if self._most_lines is not None and self._lines > self._most_lines:
+            return ""
+        line = visible_line(line.removesuffix("\r"), self._width)
+        return f"{self._indent}{line}\n"
