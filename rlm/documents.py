@@ -160,14 +160,25 @@ def _missing(path: Path) -> DocumentError:
 
 
 def expand(
-    arguments: Sequence[str], *, cwd: Path, state_dir: Path | None = None, taken: Collection[str] = ()
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    state_dir: Path | None = None,
+    taken: Collection[str] = (),
+    without: Collection[str] = (),
 ) -> Expansion:
     """The documents behind files, folders and patterns (`**` too), each file once. Raises `DocumentError`.
 
     What a folder or pattern holds and cannot be read as text is skipped and reported; a file that was named
-    itself must be readable. `taken` are names that other documents have.
+    itself must be readable. `taken` are names that other documents have; folders named in `without` are not
+    looked into.
     """
-    from rlm.folders import Found, in_folder, in_pattern, unique_names  # late: pathspec takes 30 ms to import
+    from rlm.folders import (
+        Found,
+        in_folder,
+        in_pattern,
+        unique_names,
+    )  # late: pathspec takes 30 ms to import
 
     found: dict[Path, tuple[Found, Document]] = {}
     skipped: list[tuple[str, str]] = []
@@ -179,7 +190,7 @@ def expand(
         if exists and (why := refusal(path.resolve(), state_dir=state_dir)):
             raise DocumentError(f"{argument} is never read:", f"{why}.")
         if exists and path.is_dir():
-            walk = in_folder(path, state_dir=state_dir)
+            walk = in_folder(path, state_dir=state_dir, without=without)
         elif not exists and glob.has_magic(argument):
             walk = in_pattern(argument, cwd=cwd, state_dir=state_dir)
         else:
@@ -204,19 +215,40 @@ def expand(
     return Expansion(documents=tuple(documents), skipped=tuple(skipped))
 
 
-def mount_plan(documents: Iterable[Document]) -> list[Mount]:
-    """One mount for each distinct `Document.mount`, numbered in order. Raises `DocumentError` if too many."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nothing:
+    """An empty file and an empty folder, to cover with what must not be seen."""
+
+    file: Path
+    folder: Path
+
+
+def mount_plan(
+    documents: Iterable[Document], *, nothing: Nothing, state_dir: Path | None = None
+) -> list[Mount]:
+    """One mount for each distinct `Document.mount`, numbered in order, and covers over what stays out.
+
+    Folders are walked again, so that a key put there since they were registered is covered too. Raises
+    `DocumentError` for more than 500 mounts, and for special files in a folder.
+    """
+    from rlm.folders import kept_out
+
     plan: list[Mount] = []
     sources = {document.mount: document.mount != document.path for document in documents}
-    if len(sources) > MAX_MOUNTS:
-        raise DocumentError(
-            f"{len(sources):,} files cannot be mounted one by one.",
-            f"The limit is {MAX_MOUNTS}.",
-            hint="Give the folder that holds them, and move keys and .env files out of it.",
-        )
     for number, (source, is_dir) in enumerate(sources.items()):
         target = f"/data/{number}" if is_dir else f"/data/{number}/{_safe(source.name)}"
         plan.append(Mount(source=source, target=target, is_dir=is_dir))
+        for path in kept_out(source, state_dir=state_dir) if is_dir else ():
+            inside = path.is_dir()
+            place = str(PurePosixPath(target, path.relative_to(source).as_posix()))
+            plan.append(Mount(source=nothing.folder if inside else nothing.file, target=place, is_dir=inside))
+    if len(plan) > MAX_MOUNTS:
+        covers = len(plan) - len(sources)
+        raise DocumentError(
+            f"{len(sources):,} files and folders cannot be mounted one by one.",
+            f"With {covers:,} covers over what must stay out of the container, the limit is {MAX_MOUNTS}.",
+            hint="Give the folder that holds the files, or one with fewer keys and dot files in it.",
+        )
     return plan
 
 

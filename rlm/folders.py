@@ -1,16 +1,16 @@
-"""Walks folders and patterns for documents, and decides what may be mounted as a whole.
+"""Walks folders and patterns for documents, and tells what in a folder the container must not see.
 
-A folder is mounted whole only when nothing below it must stay out of the container (`.env`, keys, version
-control, the state folder); else its clean subfolders and single files are, so that what was skipped cannot
-be opened either. It reads `.gitignore` and no other file.
+A folder is mounted whole, and what has to stay out of the container (dot entries, keys, ignored folders, the
+state folder) is covered there, so that what was skipped as a document cannot be opened either. It reads
+`.gitignore` and no other file.
 """
 
 import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -19,8 +19,6 @@ from rlm.consent import is_private_name, refusal, special_kind
 from rlm.errors import DocumentError
 from rlm.text_probe import one_line
 
-STAY_OUT = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", ".rlm_state"})
-"""Version control remembers deleted keys and holds addresses with passwords; a state folder holds answers."""
 MAX_IGNORE_BYTES = 256 * 1024
 
 
@@ -38,103 +36,83 @@ class Found:
     skipped: str = ""
 
 
-@dataclass(slots=True)
-class _Folder:
-    """A walked folder: `clean` when it can be mounted whole."""
-
-    path: Path
-    files: list[Path]
-    folders: list["_Folder"]
-    clean: bool
-
-
-def in_folder(path: Path, *, state_dir: Path | None) -> list[Found]:
-    """The files below a folder, sorted, hidden and ignored ones left out.
+def in_folder(path: Path, *, state_dir: Path | None, without: Collection[str] = ()) -> list[Found]:
+    """The files below a folder, sorted, hidden and ignored ones left out, and folders named in `without`.
 
     Raises `DocumentError` naming special files: they would be mounted with the folder.
     """
-    skipped: list[Found] = []
-    special: list[str] = []
-    walk = _Walk(root=path.resolve(), state_dir=state_dir, skipped=skipped, special=special)
-    folder = walk.folder(path, ignores=())
-    if special:
+    walk = _walked(path, state_dir=state_dir, without=without)
+    depth = len(path.parts) - 1
+    found = [Found(path=file, mount=mount, parts=len(file.parts) - depth) for file, mount in walk.files]
+    return sorted(found + walk.skipped, key=lambda entry: entry.path)
+
+
+def kept_out(folder: Path, *, state_dir: Path | None) -> list[Path]:
+    """What below a folder that is mounted must be covered there: files and whole folders.
+
+    Raises `DocumentError` naming special files.
+    """
+    return _walked(folder, state_dir=state_dir).covered
+
+
+def _walked(path: Path, *, state_dir: Path | None, without: Collection[str] = ()) -> "_Walk":
+    walk = _Walk(root=path.resolve(), state_dir=state_dir, without=without)
+    walk.folder(path, mount=walk.root, ignores=())
+    if special := walk.special:
         raise DocumentError(
             f"{path} holds what is not a file: {', '.join(special[:5])}{' …' if len(special) > 5 else ''}.",
             hint="Give the files, or a folder without these.",
         )
-    depth = len(path.parts) - 1
-    found = [
-        Found(path=file, mount=mount, parts=len(file.parts) - depth)
-        for file, mount in _mounted(folder, mount=None)
-    ]
-    return sorted(found + skipped, key=lambda entry: entry.path)
+    return walk
 
 
-def _mounted(folder: _Folder, *, mount: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    if mount is None and folder.clean:
-        mount = folder.path.resolve()
-    for file in folder.files:
-        yield file, mount
-    for inner in folder.folders:
-        yield from _mounted(inner, mount=mount)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Walk:
+    """`files` with the folder that each is mounted with; `covered` in order, outermost only."""
+
     root: Path
     state_dir: Path | None
-    skipped: list[Found]
-    special: list[str]
+    without: Collection[str] = ()
+    files: list[tuple[Path, Path]] = field(default_factory=list)
+    covered: list[Path] = field(default_factory=list)
+    skipped: list[Found] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
 
-    def folder(self, path: Path, *, ignores: tuple[tuple[Path, GitIgnoreSpec], ...]) -> _Folder:
+    def folder(self, path: Path, *, mount: Path, ignores: tuple[tuple[Path, GitIgnoreSpec], ...]) -> None:
         ignores = (*ignores, *_ignore_file(path))
-        result = _Folder(path=path, files=[], folders=[], clean=True)
         device = path.stat().st_dev
         for entry in _entries(path):
             here = Path(entry.path)
             is_dir = entry.is_dir(follow_symlinks=False)
-            if self._must_stay_out(entry):
-                result.clean = False
+            if self._stays_out(entry):
+                self.covered += [] if entry.is_symlink() else [here]
                 if not entry.name.startswith("."):
                     self._skip(here, "it may hold a key or a session")
-            elif entry.name.startswith(".") or _is_ignored(here, is_dir=is_dir, ignores=ignores):
-                result.clean &= not is_dir or self._is_clean(here)
+            elif _is_ignored(here, is_dir=is_dir, ignores=ignores):
+                self.covered += [here] if is_dir else []
             elif entry.is_symlink():
                 self._skip_link(here)
+            elif is_dir and entry.name in self.without:
+                continue
             elif is_dir:
-                inner = self.folder(here, ignores=ignores)
-                # A mount does not reach into what is mounted below it.
-                result.clean &= inner.clean and entry.stat().st_dev == device
-                result.folders.append(inner)
+                # A mount does not reach into what is mounted below it: that is a mount of its own.
+                below = mount if entry.stat().st_dev == device else here.resolve()
+                self.folder(here, mount=below, ignores=ignores)
             elif kind := special_kind(entry.stat(follow_symlinks=False).st_mode):
                 self.special.append(f"{entry.path} ({kind})")
             elif not _is_utf8(entry.name):
                 self._skip(here, "its name is not UTF-8")
             else:
-                result.files.append(here)
-        return result
+                self.files.append((here, mount))
 
-    def _must_stay_out(self, entry: os.DirEntry[str]) -> bool:
-        if entry.name in STAY_OUT:
+    def _stays_out(self, entry: os.DirEntry[str]) -> bool:
+        """Dot entries hold keys, tokens and history more often than text; so do files named as keys are."""
+        if entry.name.startswith("."):
             return True
         if entry.is_dir(follow_symlinks=False):
             state = self.state_dir
             return state is not None and entry.name == state.name and Path(entry.path).samefile(state)
-        return is_private_name(entry.name) or entry.name.lower().startswith(".env")
-
-    def _is_clean(self, path: Path) -> bool:
-        """Whether a folder that is not looked into for documents may be mounted along with its parent."""
-        for entry in _entries(path):
-            if self._must_stay_out(entry):
-                return False
-            if entry.is_symlink():
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if not self._is_clean(Path(entry.path)):
-                    return False
-            elif special_kind(entry.stat(follow_symlinks=False).st_mode):
-                return False
-        return True
+        return is_private_name(entry.name)
 
     def _skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Found(path=path, mount=None, parts=1, skipped=reason))

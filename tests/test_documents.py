@@ -17,6 +17,7 @@ import pytest
 
 from rlm.documents import (
     Document,
+    Nothing,
     changes,
     container_path,
     expand,
@@ -209,40 +210,65 @@ def test_folder(tmp_path: Path) -> None:
     reasons = {Path(path).name: reason for path, reason in expansion.skipped}
     assert reasons.keys() == {"pic.png", "leaves", "dangles"}
     assert "PNG" in reasons["pic.png"] and "leaves the folder" in reasons["leaves"]
-    (mount,) = mount_plan(expansion.documents)
+    mount, *covers = mount_plan(expansion.documents, nothing=nothing(tmp_path))
     assert (mount.source, mount.target, mount.is_dir) == (docs.resolve(), "/data/0", True)
+    assert {cover.target for cover in covers} >= {"/data/0/.gitignore", "/data/0/out"}
     assert container_path(expansion.documents[2], [mount]) == "/data/0/sub/a.txt"
 
 
-def mounted(folder: Path, **given: Path) -> set[str]:
+def nothing(folder: Path) -> Nothing:
+    (folder / "nothing").mkdir(exist_ok=True)
+    return Nothing(file=write(folder / "nothing.txt", ""), folder=folder / "nothing")
+
+
+def seen(folder: Path, spare: Path, *, state_dir: Path | None = None) -> set[str]:
     """What the mounts of a folder let the container see, relative to the folder."""
-    seen: set[str] = set()
-    for mount in mount_plan(expand([str(folder)], cwd=folder, **given).documents):  # type: ignore[arg-type]
-        inside = mount.source.rglob("*") if mount.is_dir else [mount.source]
-        seen |= {path.relative_to(folder.resolve()).as_posix() for path in inside if not path.is_dir()}
-    return seen
+    documents = expand([str(folder)], cwd=folder, state_dir=state_dir).documents
+    (mount, *covers) = mount_plan(documents, nothing=nothing(spare), state_dir=state_dir)
+    assert mount.source == folder.resolve()
+    covered = [cover.target.removeprefix("/data/0/") for cover in covers]
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return {name for name in names if not any(f"{name}/".startswith(f"{cover}/") for cover in covered)}
 
 
-def test_what_must_stay_out_is_not_mounted_with_its_folder(tmp_path: Path) -> None:
+def test_what_must_stay_out_is_covered_in_its_folder(tmp_path: Path) -> None:
     top = tmp_path / "top"
-    for name in ("a.txt", "clean/b.txt", "clean/.keep", "deep/c.txt", "deep/er/d.txt"):
+    for name in ("a.txt", "clean/b.txt", "deep/c.txt", "deep/er/d.txt"):
         write(top / name)
-    for name in (".git/config", ".env", "deep/.env.local", "deep/key.pem", ".rlm_state/log", "mine/log"):
+    for name in (
+        ".git/config",
+        ".env",
+        ".npmrc",
+        "deep/.env.local",
+        "deep/key.pem",
+        ".rlm_state/log",
+        "mine/log",
+    ):
         write(top / name)
-    assert mounted(top, state_dir=top / "mine") == {
+    assert seen(top, tmp_path, state_dir=top / "mine") == {
         "a.txt",
         "clean/b.txt",
-        "clean/.keep",
         "deep/c.txt",
         "deep/er/d.txt",
     }
 
 
-def test_a_key_hidden_in_an_ignored_folder_is_not_mounted(tmp_path: Path) -> None:
-    write(tmp_path / "a.txt")
-    write(tmp_path / ".gitignore", "build\n")
-    write(tmp_path / "build" / "x" / ".env")
-    assert mounted(tmp_path) == {"a.txt"}
+def test_a_key_put_there_later_is_covered_too(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    write(top / "a.txt")
+    documents = expand([str(top)], cwd=tmp_path).documents
+    assert len(mount_plan(documents, nothing=nothing(tmp_path))) == 1
+    write(top / "sub" / "id_rsa")
+    cover = mount_plan(documents, nothing=nothing(tmp_path))[1]
+    assert (cover.source, cover.target) == (tmp_path / "nothing.txt", "/data/0/sub/id_rsa")
+
+
+def test_a_key_hidden_in_an_ignored_folder_is_covered(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    write(top / "a.txt")
+    write(top / ".gitignore", "build\n")
+    write(top / "build" / "x" / ".env")
+    assert seen(top, tmp_path) == {"a.txt"}
 
 
 def test_a_folder_with_special_files_is_refused(tmp_path: Path) -> None:
@@ -331,15 +357,15 @@ def test_ten_thousand_files_are_one_mount(tmp_path: Path) -> None:
             (tmp_path / "many" / str(folder) / f"{number}.txt").write_text("x")
     documents = expand(["many"], cwd=tmp_path).documents
     assert len({document.name for document in documents}) == 10_000
-    assert len(mount_plan(documents)) == 1
+    assert len(mount_plan(documents, nothing=nothing(tmp_path))) == 1
     with pytest.raises(DocumentError, match="cannot be mounted one by one"):
-        mount_plan(expand(["many/**/*.txt"], cwd=tmp_path).documents)
+        mount_plan(expand(["many/**/*.txt"], cwd=tmp_path).documents, nothing=nothing(tmp_path))
 
 
 def test_single_files_are_mounted_under_plain_names(tmp_path: Path) -> None:
     paths = [write(tmp_path / name) for name in ("a b,c:d.txt", "..x", "日本.txt", "ok-1.txt")]
     documents = expand([str(path) for path in paths], cwd=tmp_path).documents
-    plan = mount_plan(documents)
+    plan = mount_plan(documents, nothing=nothing(tmp_path))
     targets = [container_path(document, plan) for document in documents]
     assert targets == ["/data/0/a_b_c_d.txt", "/data/1/x", "/data/2/_.txt", "/data/3/ok-1.txt"]
     assert [mount.source for mount in plan] == [path.resolve() for path in paths]
