@@ -3,9 +3,9 @@
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
-# ripgrep for grep, libseccomp for the filter. A base that has them already needs no network.
-RUN command -v rg >/dev/null && ldconfig -p | grep -q libseccomp.so.2 \
-    || { apt-get update && apt-get install -y --no-install-recommends ripgrep libseccomp2; }
+# ripgrep for grep, libseccomp for the filter, zstd for .zst. A base that has them already needs no network.
+RUN { command -v rg && command -v zstd && ldconfig -p | grep libseccomp.so.2; } >/dev/null \
+    || { apt-get update && apt-get install -y --no-install-recommends ripgrep libseccomp2 zstd; }
 
 # Nothing in here may gain privileges, whatever the base brought along.
 RUN find / -xdev -perm /6000 -type f -exec chmod a-s {} + ; \

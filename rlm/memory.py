@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rlm import prompts
 from rlm.documents import Document
-from rlm.models import ChatMessage
+from rlm.models import ChatMessage, Model
 from rlm.records import SessionView, Turn, Variable
+from rlm.settings import Config
 
 LISTED_DOCUMENTS = 30
 LISTED_VARIABLES = 40
@@ -18,6 +19,27 @@ PLAN_CHARS = 400
 OUTPUT_CHARS = 400
 ANSWER_CHARS = 2_000
 SUMMARY_CHARS = 6_000
+
+
+def system(config: Config, sub: Model) -> ChatMessage:
+    """The system prompt, with the real limits and models in it."""
+    limits, window = config.limits, sub.context_window
+    children = (
+        "like llm_query, but a child RLM with a REPL of its own works on `context`, step by step. Dearer and "
+        "slower: for pieces that need code or several looks."
+    )
+    text = prompts.fill(
+        "system",
+        max_steps=limits.max_steps,
+        cell_timeout=f"{limits.cell_timeout_s:.0f}",
+        memory=f"{config.sandbox.memory_bytes / 1024**3:.1f} GiB",
+        sub_model=sub.name,
+        sub_chars=f"{window * 3:,} characters" if window else "an unknown number of characters",
+        rlm_note=children
+        if limits.max_depth > 1
+        else "here the same as llm_query on the prompt followed by the context.",
+    )
+    return ChatMessage(role="system", content=text)
 
 
 def opening(

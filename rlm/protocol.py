@@ -3,6 +3,7 @@
 A frame is `kind · channel · length · payload`. Channel 0 is the supervisor, every other channel is one
 worker (one namespace). A control frame (`C`) holds one message as JSON. A message that announces a body
 is followed by data frames (`D`: body id, then raw bytes), ended by an empty one; bodies may interleave.
+A message and a short body travel together as one whole frame (`W`).
 
 What it does not do: read or write anything, or decide which message is legal when. That is the job of
 the two ends; the host's is `rlm.box.channel`. docs/protocol.md tells the same in prose.
@@ -19,13 +20,16 @@ VERSION = 1
 
 HEADER = struct.Struct(">cHI")
 BODY_ID = struct.Struct(">I")
-CONTROL, DATA = b"C", b"D"
+CONTROL, DATA, WHOLE = b"C", b"D", b"W"
+KINDS = (CONTROL, DATA, WHOLE)
 
 MAX_CONTROL_BYTES = 64 * 1024
 """One control frame. Anything longer travels as a body."""
 MAX_CHUNK_BYTES = 64 * 1024
 """One data frame. Below the packet size of the hop between supervisor and worker."""
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + BODY_ID.size
+MAX_WHOLE_BYTES = 32 * 1024
+"""A body up to this size may travel with its message."""
 MAX_CODE_BYTES = 1024 * 1024
 WINDOW_BYTES = 1024 * 1024
 """How much of one body the host sends before the worker has to acknowledge some of it."""
@@ -45,7 +49,7 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message. `body` is the id of the body that follows, 0 for none."""
+    """A message. `body` is the number of the body that follows, 0 for none or for one that came along."""
 
     tag: ClassVar[str] = ""
     body: int = 0
@@ -91,7 +95,10 @@ class Close(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetDocuments(Message):
-    """Which documents exist. Body: JSON, a list of objects as in `sandbox.documents.DocumentSpec`."""
+    """Which documents exist. Body: JSON, a list of objects as in `sandbox.documents.DocumentSpec`.
+
+    Answered by `Done` with a JSON object: what is wrong, by name.
+    """
 
     tag: ClassVar[str] = "documents"
     request: int
@@ -103,6 +110,14 @@ class SetContext(Message):
     """Give the namespace a context that is text, not a document. Body: the text."""
 
     tag: ClassVar[str] = "context"
+    request: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ListVariables(Message):
+    """What the namespace holds. Answered by `Done` with a JSON list of objects: name, type, size."""
+
+    tag: ClassVar[str] = "list_variables"
     request: int
 
 
@@ -191,7 +206,7 @@ class Ready(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Done(Message):
-    """`SetDocuments` or `SetContext` took effect. Body, if any: JSON, what is wrong per document."""
+    """Answers `SetDocuments`, `SetContext`, `ListVariables`. Body, if any: JSON, see there."""
 
     tag: ClassVar[str] = "done"
     request: int
@@ -302,7 +317,7 @@ class Ack(Message):
 
 
 ToSupervisor = Spawn | Interrupt | Kill | Close
-ToWorker = SetDocuments | SetContext | RunCell | TakeSnapshot | Restore | KeepAnswer | Reply
+ToWorker = SetDocuments | SetContext | ListVariables | RunCell | TakeSnapshot | Restore | KeepAnswer | Reply
 FromSupervisor = Hello | RolledBack
 FromWorker = (
     Ready
@@ -323,6 +338,7 @@ TO_SUPERVISOR: tuple[type[Message], ...] = (Spawn, Interrupt, Kill, Close)
 TO_WORKER: tuple[type[Message], ...] = (
     SetDocuments,
     SetContext,
+    ListVariables,
     RunCell,
     TakeSnapshot,
     Restore,
@@ -439,6 +455,27 @@ def control_frame(channel: int, message: Message) -> bytes:
     return HEADER.pack(CONTROL, channel, len(payload)) + payload
 
 
+def whole_payload(message: Message, body: bytes) -> bytes:
+    """The payload of a whole frame: length of the control part, control part, body."""
+    control = encode(message)
+    return BODY_ID.pack(len(control)) + control + body
+
+
+def split_whole(payload: bytes) -> tuple[bytes, bytes]:
+    """Control part and body of a whole payload."""
+    if len(payload) < BODY_ID.size:
+        raise ProtocolError("whole frame without a length")
+    (length,) = BODY_ID.unpack_from(payload)
+    if BODY_ID.size + length > len(payload):
+        raise ProtocolError("whole frame shorter than its message")
+    return payload[BODY_ID.size : BODY_ID.size + length], payload[BODY_ID.size + length :]
+
+
+def whole_frame(channel: int, message: Message, body: bytes) -> bytes:
+    payload = whole_payload(message, body)
+    return HEADER.pack(WHOLE, channel, len(payload)) + payload
+
+
 def data_frames(channel: int, body: int, data: bytes | memoryview) -> Iterator[bytes]:
     """Frames that carry `data` as a piece of body `body`, without its end."""
     view = memoryview(data)
@@ -473,7 +510,7 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= HEADER.size:
             kind, channel, length = HEADER.unpack_from(buffer, start)
-            if kind not in (CONTROL, DATA):
+            if kind not in KINDS:
                 raise ProtocolError(f"unknown frame kind {kind!r}")
             if length > MAX_PAYLOAD_BYTES:
                 raise ProtocolError(f"frame of {length} bytes")

@@ -15,35 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rlm import protocol
+from rlm.answers import FailedSink, FileSink
 from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, reap, with_deadline
 from rlm.box.engine_api import Engine
 from rlm.box.namespace import CellResult, Namespace, Serve
-from rlm.box.wire import BytesSink, Sink
-from rlm.documents import Document, Mount, container_path, mount_plan, require_readable_inside
-from rlm.errors import SandboxError, SandboxLost, StateError
+from rlm.box.wire import Sink
+from rlm.documents import Document, Mount, Nothing, container_path, mount_plan, require_readable_inside
+from rlm.errors import ConfigError, SandboxError, SandboxLost, StateError
 from rlm.events import Event, NamespaceSaved, Notice, Progress
-from rlm.log import NewFile
 from rlm.records import SnapshotSaved, Variable
 from rlm.settings import Config
-from rlm.state import SnapshotWriter, State
+from rlm.snapshots import SnapshotWriter
+from rlm.state import State
 
 BUILD_S = 3600.0
-ANSWER_MEMORY_BYTES = 1024 * 1024
-
-
-class FileSink:
-    """A large body straight into a file. Keeps its first error for whoever looks at the result."""
-
-    def __init__(self, file: NewFile | SnapshotWriter) -> None:
-        self.file = file
-        self.error: StateError | None = None
-
-    def write(self, data: bytes) -> None:
-        if self.error is None:
-            try:
-                self.file.write(data)
-            except StateError as error:
-                self.error = error
+SLOW_CELL_S = 3.0
 
 
 @dataclass(slots=True)
@@ -59,6 +45,8 @@ class Sandbox:
     first_cell: int = 0
     session: str = ""
     turn: int = 0
+    paid_calls: Callable[[], int] = lambda: 0
+    """How many sub-calls the question under way has made."""
     variables: tuple[Variable, ...] = ()
     notes: list[str] = field(default_factory=list)
     """What the root model has to be told once: what a restore brought back, and what not."""
@@ -69,6 +57,7 @@ class Sandbox:
     _plan: list[Mount] = field(default_factory=list)
     _stale: bool = False
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _background: "asyncio.Task[None] | None" = None
 
     # -- life
 
@@ -86,11 +75,17 @@ class Sandbox:
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
         for document in self.documents:
             require_readable_inside(document, uid=uid, gid=gid)
+        settings = self.config.sandbox
+        if settings.packages:
+            raise ConfigError(
+                "sandbox.packages cannot be installed yet.",
+                "The image holds Python's standard library and ripgrep.",
+                hint="Remove it, or name a base image that has them as sandbox.image.",
+            )
         self.emit(Progress(text="starting the sandbox"))
         if self._engine is None:
             self._engine = await with_deadline(Engine)
         engine = self._engine
-        settings = self.config.sandbox
         loop = asyncio.get_running_loop()
 
         def progress(text: str) -> None:
@@ -98,7 +93,10 @@ class Sandbox:
 
         tag = await with_deadline(ensure_image, engine, settings.image, progress, seconds=BUILD_S)
         await with_deadline(reap, engine)
-        self._plan = mount_plan(self.documents)
+        file, folder = self.state.nothing()
+        self._plan = mount_plan(
+            self.documents, nothing=Nothing(file=file, folder=folder), state_dir=self.state.path
+        )
         config = BoxConfig(
             base=settings.image,
             memory_bytes=settings.memory_bytes,
@@ -113,6 +111,8 @@ class Sandbox:
         await self._open_namespace()
 
     async def close(self) -> None:
+        if self._background:
+            await self._background
         box, self._box, self._namespace = self._box, None, None
         if box:
             await box.close()
@@ -131,7 +131,8 @@ class Sandbox:
     # -- cells
 
     async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
-        started = time.monotonic()
+        """Run a cell; afterwards save in the background, if it took long or cost money."""
+        started, paid = time.monotonic(), self.paid_calls()
         try:
             await self.start()
             assert self._namespace is not None
@@ -142,6 +143,9 @@ class Sandbox:
             await self._revive()
         if result.active:
             self.active = result.active
+        dear = self.paid_calls() > paid or result.duration_s > SLOW_CELL_S
+        if dear and result.status in ("ok", "error", "interrupted"):
+            self._save_soon()
         return result
 
     def interrupt(self, why: str = "user") -> None:
@@ -174,9 +178,13 @@ class Sandbox:
     def add_documents(self, documents: Sequence[Document], *, active: str | None) -> None:
         """The documents from here on; mounted, where need be, before the next cell."""
         self.documents, self.active = documents, active
-        mounted = {mount.source for mount in self._plan}
-        if self._box and not {document.mount for document in documents} <= mounted:
+        if self._box and not self.has_mounted(documents):
             self._stale = True
+
+    def has_mounted(self, documents: Sequence[Document]) -> bool:
+        """Whether the present container can see all of `documents`."""
+        mounted = {mount.source for mount in self._plan}
+        return all(document.mount in mounted for document in documents)
 
     async def _replace(self) -> None:
         """A new container with the present documents and the present namespace."""
@@ -267,6 +275,16 @@ class Sandbox:
                 )
             )
 
+    def _save_soon(self) -> None:
+        """Save while the turn goes on; not while an earlier save is under way."""
+        if self._background is None or self._background.done():
+            self._background = asyncio.create_task(self.save(self.turn))
+
+    async def list_variables(self) -> None:
+        """Bring `variables` up to date."""
+        if self._namespace and self.running:
+            self.variables = tuple(Variable(**row) for row in await self._namespace.variables())
+
     async def keep_answer(self, text: str | None) -> None:
         """Let `answers` grow by the turn's answer: `text`, or with None what FINAL was last given."""
         if self._namespace and self.running:
@@ -326,14 +344,3 @@ class Sandbox:
             return FileSink(self.state.new_answer(self.turn))
         except StateError as error:
             return FailedSink(error)
-
-
-class FailedSink(BytesSink):
-    """A place that could not be opened: takes everything and keeps only the reason."""
-
-    def __init__(self, error: StateError) -> None:
-        super().__init__()
-        self.error = error
-
-    def write(self, data: bytes) -> None:
-        return None

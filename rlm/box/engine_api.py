@@ -158,7 +158,12 @@ class Engine:
             "Cmd": [str(spec.memory_bytes), *(target for _, target in spec.mounts)],
             "Hostname": "sandbox",
             "User": spec.user,
-            "Env": ["HOME=/tmp", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONSAFEPATH="],
+            "Env": [
+                "HOME=/tmp",
+                "LANG=C.UTF-8",
+                "PYTHONDONTWRITEBYTECODE=1",
+                "GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
+            ],
             "Labels": dict(spec.labels),
             # StdinOnce: when our end of the attached stream goes, however it goes, its stdin closes.
             "OpenStdin": True,

@@ -206,6 +206,14 @@ class Namespace:
             raise ProtocolError("restored: not an object")
         return outcome.report
 
+    async def variables(self) -> tuple[dict[str, str], ...]:
+        """What the namespace holds: name, type and size of each, as text."""
+        number = next(self._numbers)
+        answer = self._expect(number)
+        self._wire.send(self.channel, protocol.ListVariables(request=number))
+        rows = (await self._within(answer, CONTROL_S, "The variables could not be listed.")).report
+        return tuple(_variable(row) for row in rows) if isinstance(rows, list) else ()
+
     async def keep_answer(self, text: str | None) -> None:
         """Append to the worker's `answers`: `text`, or with None the value of the last FINAL."""
         message = protocol.KeepAnswer(final=text is None)

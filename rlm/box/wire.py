@@ -16,12 +16,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from rlm import protocol
 from rlm.errors import SandboxLost
-from rlm.protocol import CONTROL, DATA, Frame, FrameReader, Message, ProtocolError
+from rlm.protocol import DATA, WHOLE, Frame, FrameReader, Message, ProtocolError
 
 READ_BYTES = 256 * 1024
 FRAME_SECONDS = 20.0
@@ -118,6 +118,9 @@ class Wire:
 
     async def send_body(self, channel: int, message: Message, body: Iterable[bytes]) -> None:
         """Send a message and its body, never more than a window ahead of what the worker took in."""
+        if isinstance(body, Sequence) and sum(map(len, body)) <= protocol.MAX_WHOLE_BYTES:
+            self._outgoing.put(protocol.whole_frame(channel, message, b"".join(body)))
+            return
         number = next(self._body_numbers)
         first = [protocol.control_frame(channel, dataclasses.replace(message, body=number))]
         key = (channel, number)
@@ -223,14 +226,18 @@ class Wire:
         if frame.kind == DATA:
             self._take_chunk(frame)
             return
-        assert frame.kind == CONTROL
+        control, inline = frame.payload, b""
+        if frame.kind == WHOLE:
+            control, inline = protocol.split_whole(frame.payload)
         legal = protocol.FROM_WORKER if frame.channel else protocol.FROM_SUPERVISOR
-        message = protocol.decode(frame.payload, legal)
+        message = protocol.decode(control, legal)
         if not message.body:
-            self._hand_over(frame.channel, message, BytesSink())
+            sink = (self._open_sink(frame.channel, message) if frame.kind == WHOLE else None) or BytesSink()
+            sink.write(inline)
+            self._hand_over(frame.channel, message, sink)
             return
         key = (frame.channel, message.body)
-        if key in self._bodies or message.tag not in BODY_LIMITS:
+        if frame.kind == WHOLE or key in self._bodies or message.tag not in BODY_LIMITS:
             raise ProtocolError(f"{message.tag}: a body that cannot be")
         if len(self._bodies) >= 4096:
             raise ProtocolError("too many bodies at once")

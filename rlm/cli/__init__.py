@@ -107,4 +107,14 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
+    except Exception as bug:
+        from rlm.cli.options import last_console
+
+        failure = RlmError(
+            "Something went wrong that should not.",
+            f"{type(bug).__name__}: {bug}",
+            hint="This is a mistake of the program; -v shows where. What was saved is kept.",
+        )
+        last_console().error(failure.with_traceback(bug.__traceback__))
+        return failure.exit_code
     return result if isinstance(result, int) else 0

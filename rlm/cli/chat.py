@@ -34,13 +34,14 @@ def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
     config = options.load_config(console)
     from rlm.choose import models_of
     from rlm.models import close_models, preload
-    from rlm.session import Session, new_session
+    from rlm.register import begin_session
+    from rlm.session import Session
 
     models = models_of(config)
     preload()
     with options.state(command="chat") as state:
         if new:
-            new_session(state)
+            begin_session(state)
 
         async def talk() -> None:
             asks = options.interactive
@@ -145,7 +146,7 @@ class Chat:
 
     @staticmethod
     async def _plain_line() -> str:
-        line = await asyncio.to_thread(sys.stdin.readline)
+        line: str = await asyncio.to_thread(sys.stdin.readline)
         if not line:
             raise EOFError
         return line
@@ -196,7 +197,7 @@ class Chat:
 
     def cost(self, _: str) -> None:
         """what this session has spent, by model"""
-        from rlm.ui.render import usage_text
+        from rlm.ui.numbers import usage_text
 
         view = self.session.state.view()
         for model, usage in view.by_model.items():

@@ -22,7 +22,8 @@ def command(options: Options) -> int:
     from rlm.cli.conduct import conduct
     from rlm.cli.run import ask_yes_no
     from rlm.events import TurnFinished
-    from rlm.session import Session, add_documents, new_session
+    from rlm.register import add_documents, begin_session
+    from rlm.session import Session
     from rlm.settings import ModelConfig
     from rlm.state import State
     from rlm.ui.numbers import count, size
@@ -43,7 +44,7 @@ def command(options: Options) -> int:
     with tempfile.TemporaryDirectory(prefix="rlm-demo-") as folder:
         state = State.open(Path(folder) / "state", create=True, key_path=Path(folder) / "key")
         with state.lock(command="rlm demo"), asyncio.Runner() as runner:
-            new_session(state)
+            begin_session(state)
             add_documents(state, documents, [])
 
             async def ask() -> TurnFinished:

@@ -22,8 +22,8 @@ def command(options: Options, files: tuple[str, ...], *, name: str | None, repla
     Prints size, encoding, an estimate in tokens and a preview. Works with no key and with Docker down.
     """
     from rlm.cli.show import document_lines
-    from rlm.session import register
-    from rlm.ui.render import plural
+    from rlm.register import register
+    from rlm.ui.numbers import plural
 
     console = options.console()
     with options.state(command="init") as state:

@@ -148,7 +148,7 @@ def _state(options: Options, *, fresh: bool) -> "Iterator[State]":
             yield state
         return
     from rlm.documents import Document
-    from rlm.session import add_documents, new_session
+    from rlm.register import add_documents, begin_session
     from rlm.state import State
 
     documents = []
@@ -158,7 +158,7 @@ def _state(options: Options, *, fresh: bool) -> "Iterator[State]":
     with tempfile.TemporaryDirectory(prefix="rlm-fresh-") as folder:
         state = State.open(Path(folder) / "state", create=True)
         with state.lock(command="rlm run --fresh"):
-            new_session(state)
+            begin_session(state)
             add_documents(state, documents, [])
             yield state
 
@@ -166,7 +166,7 @@ def _state(options: Options, *, fresh: bool) -> "Iterator[State]":
 def add_stdin(state: "State", data: bytes) -> None:
     """Keep what came on stdin as a document of this session, under the name `stdin`."""
     from rlm.documents import Document, look
-    from rlm.session import add_documents
+    from rlm.register import add_documents
 
     path = state.keep_input("stdin.txt", data)
     old = [Document.from_json(row) for row in state.view().documents]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rlm.documents import Document
-from rlm.ui.render import count, size
+from rlm.ui.numbers import count, size
 
 PREVIEW_LINES = 4
 

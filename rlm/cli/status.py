@@ -108,7 +108,7 @@ def _container(holder: object, state: "State | None", *, inside: bool) -> dict[s
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     from rlm.events import Usage
-    from rlm.ui.render import money, plural, size, usage_text
+    from rlm.ui.numbers import money, plural, size, usage_text
 
     if not found["state_dir"]:
         yield "nothing here yet. Begin with:  rlm init FILE"
