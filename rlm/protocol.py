@@ -95,7 +95,7 @@ class Close(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetDocuments(Message):
-    """Which documents exist. Body: JSON, a list of objects as in `sandbox.documents.DocumentSpec`.
+    """Which documents exist. Body: JSON, a list of objects as in `sandbox.textfile.DocumentSpec`.
 
     Answered by `Done` with a JSON object: what is wrong, by name.
     """
@@ -370,7 +370,7 @@ def encode(message: Message) -> bytes:
     for name, _ in _fields(type(message)):
         fields[name] = getattr(message, name)
     payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "backslashreplace"
+        "utf-8", "replace"
     )
     if len(payload) > MAX_CONTROL_BYTES:
         raise ProtocolError(f"{message.tag}: {len(payload)} bytes do not fit a control frame")

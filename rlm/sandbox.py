@@ -197,7 +197,7 @@ class Sandbox:
         await self.start()
 
     def specs_of(self, documents: Sequence[Document]) -> bytes:
-        """What a worker is told of documents: JSON, see `sandbox.documents.DocumentSpec`."""
+        """What a worker is told of documents: JSON, see `sandbox.textfile.DocumentSpec`."""
         return json.dumps(
             [
                 {

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, overload
 
-from sandbox.documents import Document, clip
+from sandbox.blocks import clip
+from sandbox.documents import Document
 
 DEFAULT_SIZE = 100_000
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandbox.documents import Document, DocumentSpec, human_size, open_document
+from sandbox.documents import Document, human_size, open_document
+from sandbox.textfile import DocumentSpec
 
 
 class Library(Mapping[str, Any]):

@@ -17,11 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from rlm import protocol
-from rlm.protocol import BODY_ID, CONTROL, DATA, MAX_CHUNK_BYTES, Message, Reply
+from rlm.protocol import BODY_ID, CONTROL, DATA, MAX_CHUNK_BYTES, WHOLE, Message, Reply
 from sandbox.interrupts import Interrupts
 
 NOTE = b"S"
 """Kind of a packet that ends at the supervisor: JSON, see `sandbox.supervisor`."""
+LAST = b"L"
+"""Kind of the packet that ends a cell: a whole frame, before which the supervisor sweeps up."""
 
 HELPER_BODIES = 1 << 31
 PACKET_BYTES = MAX_CHUNK_BYTES + 1024
@@ -93,10 +95,21 @@ class Link:
         if body is None:
             self._sock.send(CONTROL + protocol.encode(message))
             return
+        if isinstance(body, list) and sum(map(len, body)) <= protocol.MAX_WHOLE_BYTES:
+            self._sock.send(WHOLE + protocol.whole_payload(message, b"".join(body)))
+            return
         writer = self.open_body(message)
         for piece in body:
             writer.write(piece)
         writer.close()
+
+    def send_last(self, message: Message, body: bytes) -> None:
+        """Send what ends a cell. The supervisor first kills whatever the cell left running."""
+        if len(body) <= protocol.MAX_WHOLE_BYTES:
+            self._sock.send(LAST + protocol.whole_payload(message, body))
+        else:
+            self.note(idle=True)
+            self.send(message, [body])
 
     def open_body(self, message: Message) -> "BodyWriter":
         """Send a message whose body is written piece by piece."""
@@ -165,16 +178,20 @@ class Link:
                 return
             if not packet:
                 os._exit(0)
-            if packet[:1] == CONTROL:
-                message = protocol.decode(packet[1:], protocol.TO_WORKER)
-                if message.body:
-                    self._arriving[message.body] = _Arriving(message, bytearray())
-                else:
-                    self._deliver(message, b"")
-            else:
-                self._take_chunk(packet[1:])
+            self._take(packet[:1], packet[1:])
         finally:
             self._interrupts.release()
+
+    def _take(self, kind: bytes, payload: bytes) -> None:
+        if kind == DATA:
+            self._take_chunk(payload)
+            return
+        control, body = protocol.split_whole(payload) if kind == WHOLE else (payload, b"")
+        message = protocol.decode(control, protocol.TO_WORKER)
+        if message.body:
+            self._arriving[message.body] = _Arriving(message, bytearray())
+        else:
+            self._deliver(message, body)
 
     def _take_chunk(self, payload: bytes) -> None:
         number, chunk = protocol.split_chunk(payload)

@@ -1,8 +1,11 @@
 """How values are shown to the model and listed: names, types and sizes, never the values themselves."""
 
 import sys
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+_COUNTED = (list, tuple, dict, set, frozenset, range, Counter, OrderedDict, defaultdict, deque)
 
 
 class Shown(str):
@@ -26,7 +29,7 @@ def size_text(value: Any) -> str:
     if kind in (str, bytes, bytearray):
         unit = "characters" if kind is str else "bytes"
         return f"{len(value):,} {unit}"
-    if kind in (list, tuple, dict, set, frozenset, range):
+    if kind in _COUNTED or (kind.__module__.startswith("sandbox.") and hasattr(kind, "__len__")):
         return f"{len(value):,} items"
     if kind in (int, float, bool, complex, type(None)):
         return str(value) if kind is not int or value.bit_length() < 200 else f"{value.bit_length()} bits"

@@ -4,7 +4,6 @@ Bounds: a cell streams at most 64 KiB live, the model sees at most 20,000 charac
 up to 4 MiB of characters; of anything longer the first and the last part are kept, with a count.
 """
 
-import contextlib
 import io
 import os
 import threading
@@ -104,43 +103,26 @@ def shorten(text: str, kept_as: str, total_chars: int) -> str:
 
 
 class Capture:
-    """File descriptors 1 and 2 as a pipe into an `Output`: what subprocesses and C code print."""
+    """File descriptors 1 and 2 as a file in memory: what subprocesses and C code print.
+
+    It is read when the cell ends. A file, unlike a pipe, needs nobody to empty it while the cell runs; its
+    size is bounded by the file size limit of the process.
+    """
 
     def __init__(self) -> None:
-        self._read, write = os.pipe()
-        os.set_blocking(self._read, False)
+        self._file = os.memfd_create("output")
         for descriptor in (1, 2):
-            os.dup2(write, descriptor)
-        os.close(write)
-        self._stop: threading.Event | None = None
-        self._thread: threading.Thread | None = None
+            os.dup2(self._file, descriptor)
 
-    def start(self, output: Output) -> None:
-        """Begin to copy into `output`, in a thread that lives as long as the cell."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._read, 65536):
-                pass  # from a cell that died, or from a thread that outlived its cell
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._copy, args=(output, self._stop), daemon=True)
-        self._thread.start()
+    def clear(self) -> None:
+        """Forget what is there: of a cell that died, or of a process that outlived its cell."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.ftruncate(self._file, 0)
 
-    def stop(self) -> None:
-        """Take in what is left in the pipe and end the thread."""
-        if self._thread and self._stop:
-            self._stop.set()
-            self._thread.join(1.0)
-        self._thread = None
-
-    def _copy(self, output: Output, stop: threading.Event) -> None:
-        while True:
-            ending = stop.is_set()
-            try:
-                while data := os.read(self._read, 65536):
-                    output.write(data.decode("utf-8", "backslashreplace"))
-                    if ending and output.total_chars > KEPT_CHARS:
-                        return
-            except BlockingIOError:
-                pass
-            if ending:
-                return
-            stop.wait(0.02)
+    def move_to(self, output: Output) -> None:
+        """Append all of it to `output`, and begin again."""
+        size = os.lseek(self._file, 0, os.SEEK_END)
+        for start in range(0, size, KEPT_CHARS):
+            output.write(os.pread(self._file, KEPT_CHARS, start).decode("utf-8", "backslashreplace"))
+        if size:
+            self.clear()

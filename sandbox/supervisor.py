@@ -5,7 +5,7 @@ itself: confine everything (`sandbox.seccomp`), tell the host what it measured (
 kill cells, wake a checkpoint when its original dies, sweep away what a cell leaves running, and end, and
 with it the container, when the host's end of the stream is gone.
 
-Workers tell it four things in notes: `running` (with the twin's pid), `idle`, `took_over`, `helper`.
+Workers tell it in notes: `running`, `idle`, and the pids of `twin`, `helper` and of a twin that `took_over`.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from typing import NoReturn
 from rlm import protocol
 from rlm.protocol import HEADER, FrameReader, Message
 from sandbox import probe, seccomp
-from sandbox.link import NOTE, PACKET_BYTES
+from sandbox.link import LAST, NOTE, PACKET_BYTES
 from sandbox.worker import WAKE, Limits, Worker
 
 READ_BYTES = 256 * 1024
@@ -75,8 +75,13 @@ class Supervisor:
     def run(self, hello: dict[str, object]) -> NoReturn:
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._send(0, protocol.Hello(version=protocol.VERSION, python=str(hello["python"]), body=1))
-        self._put(*protocol.data_frames(0, 1, json.dumps(hello).encode()), protocol.end_frame(0, 1))
+        message = protocol.Hello(version=protocol.VERSION, python=str(hello["python"]))
+        body = json.dumps(hello).encode()
+        if len(body) <= protocol.MAX_WHOLE_BYTES:
+            self._put(protocol.whole_frame(0, message, body))
+        else:
+            self._send(0, dataclasses.replace(message, body=1))
+            self._put(*protocol.data_frames(0, 1, body), protocol.end_frame(0, 1))
         while True:
             self._flush()
             self._wait()
@@ -151,15 +156,20 @@ class Supervisor:
             kind, payload = packet[:1], packet[1:]
             if kind == NOTE:
                 self._heed(child, json.loads(payload))
-            elif kind in (protocol.CONTROL, protocol.DATA) and payload:
+            elif kind == LAST:
+                self._heed(child, {"idle": 1})
+                self._put(HEADER.pack(protocol.WHOLE, child.channel, len(payload)) + payload)
+            elif kind in protocol.KINDS and payload:
                 self._put(HEADER.pack(kind, child.channel, len(payload)) + payload)
             elif not packet:
                 return
 
     def _heed(self, child: Child, note: dict[str, int]) -> None:
         if "running" in note:
-            child.twin, child.running, child.killed = note["twin"], True, False
+            child.running, child.killed = True, False
             self._oom_kills = _oom_kills()
+        elif "twin" in note:
+            child.twin = note["twin"]
         elif "idle" in note:
             child.running = False
             self._sweep(child)

@@ -1,9 +1,9 @@
 """One namespace and the loop that serves it: take a message, act, answer.
 
-Before anything that runs model code, the worker forks. The original runs the code; its twin, the
-checkpoint, waits. When the code ends the twin is killed; when the original dies instead, however it dies,
-the supervisor wakes the twin, which goes on from the namespace of before. Snapshots are written by a
-forked child too, so that the next cell need not wait for them.
+After each message the worker forks. The original goes on; its twin, the checkpoint, waits. When the next
+cell is done there is a new twin and the old one is killed; when the original dies instead, however it dies,
+the supervisor wakes the twin, which goes on from the namespace of before. Snapshots are written by a forked
+child too, so that the next cell need not wait for them.
 """
 
 import contextlib
@@ -34,6 +34,8 @@ WAKE = signal.SIGUSR2
 SNAPSHOT_SECONDS = 300
 THREAD_STACK_BYTES = 2 * 1024 * 1024
 CELL_FILES, ALL_FILES = 768, 1024
+LISTED_VARIABLES = 500
+FILE_BYTES = 256 * 1024 * 1024
 CHECKPOINT_SHARE = 0.45
 """Above this share of the memory limit a second copy of the namespace could itself exhaust it."""
 
@@ -64,15 +66,20 @@ class Worker:
         )
         self._builtins = builtin_names.save()
         self._twin = 0
+        self._ended: list[int] = []
+        """Twins that were killed and are to be reaped; nobody need wait while they die."""
 
     def run(self) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
         self._interrupts.ignore()
+        _set_oom_score(1000)
         threading.stack_size(THREAD_STACK_BYTES)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
         os.chdir("/tmp")  # noqa: S108 - the only writable place there is
         self._set_limits(in_cell=False)
         self._link.send(protocol.Ready())
         while True:
+            self._renew_twin()
             message, data = self._link.next()
             match message:
                 case protocol.RunCell():
@@ -83,6 +90,9 @@ class Worker:
                 case protocol.SetContext():
                     self._workspace.set_context(data.decode())
                     self._link.send(protocol.Done(request=message.request))
+                case protocol.ListVariables():
+                    variables = self._workspace.describe_variables()[:LISTED_VARIABLES]
+                    self._link.send(protocol.Done(request=message.request), _json(variables))
                 case protocol.TakeSnapshot():
                     self._take_snapshot(message.request)
                 case protocol.Restore():
@@ -92,84 +102,82 @@ class Worker:
                 case _:
                     raise protocol.ProtocolError(f"unexpected {message.tag}")
 
+    # -- the checkpoint
+
+    def _renew_twin(self) -> None:
+        """Fork a twin of the present state; the one of the state before is killed after that.
+
+        It is done while the host is busy, so that a cell need not wait for it. There is no twin when
+        another copy of the namespace could exhaust the memory: then the death of this process loses it.
+        """
+        old, self._twin = self._twin, 0
+        enough = _private_bytes() <= self._limits.memory_bytes * CHECKPOINT_SHARE
+        # Each time round in a twin that was woken: it needs one of its own.
+        while enough and not self._twin and self._fork_twin():
+            continue
+        if old:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(old, signal.SIGKILL)
+            self._ended.append(old)
+        while self._ended and _reaped(self._ended[-1]):
+            self._ended.pop()
+
+    def _fork_twin(self) -> bool:
+        """Returns in the original with the twin's pid in `_twin`; in the twin when it is woken, with 0.
+
+        False when the process cannot be forked.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                twin = os.fork()
+        except OSError:
+            return False
+        if twin:
+            self._twin = twin
+            self._link.note(twin=twin)
+            return True
+        os.setsid()
+        _set_oom_score(300)
+        signal.sigwait({WAKE})
+        _set_oom_score(1000)
+        self._link.after_fork()
+        self._link.note(took_over=os.getpid())
+        return True
+
     # -- cells
 
     def _run_cell(self, number: int, source: str) -> None:
         output = Output(lambda text: self._link.send(protocol.Output(cell=number, text=text)))
-        self._workspace.begin_cell(number)
-        outcome = cell.Outcome("error", "the cell did not run")
-        with self._checkpoint() as checkpointed:
-            if checkpointed is None:
-                return
-            with self._model_code(output):
-                workspace = self._workspace
-                outcome = cell.run_cell(source, workspace.namespace, number, show=workspace.show)
-            self._link.note(idle=True)
-            kept_as = self._workspace.end_cell(number, output)
-            final = self._workspace.take_final() if outcome.status == "final" else None
-            if final is not None:
-                self._link.send(protocol.Final(cell=number, format=final.format), final.pieces())
-            elif outcome.status == "final":
-                outcome = cell.Outcome("ok")
-            shown = shorten(output.whole(), kept_as, output.total_chars)
-            self._link.send(
-                protocol.CellDone(
-                    cell=number,
-                    status=outcome.status,
-                    error=outcome.error,
-                    total_chars=output.total_chars,
-                    kept_as=kept_as,
-                    checkpoint=checkpointed,
-                    active=self._workspace.active or "",
-                ),
-                [shown.encode("utf-8", "backslashreplace")],
-            )
-
-    @contextlib.contextmanager
-    def _checkpoint(self) -> Iterator[bool | None]:
-        """Fork a twin for as long as the block runs. Yields None in a twin that has taken over.
-
-        Yields False when no twin could be made: then the death of this process loses the namespace.
-        """
-        if _private_bytes() > self._limits.memory_bytes * CHECKPOINT_SHARE or not self._fork_twin():
-            self._link.note(running=True, twin=0)
-            yield False
-            return
-        if self._twin == os.getpid():
-            self._twin = 0
-            yield None
-            return
-        self._link.note(running=True, twin=self._twin)
-        _set_oom_score(1000)
-        yield True
-        # Only when the block has sent its result: until then, whatever goes wrong here is rolled back.
-        os.kill(self._twin, signal.SIGKILL)
-        os.waitpid(self._twin, 0)
-        self._twin = 0
-
-    def _fork_twin(self) -> bool:
-        """Returns at once in the original, with the twin's pid in `_twin`; in the twin when it is woken."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._twin = os.fork()
-        except OSError:
-            return False
-        if self._twin == 0:
-            self._twin = os.getpid()
-            os.setsid()
-            _set_oom_score(300)
-            signal.sigwait({WAKE})
-            self._link.after_fork()
-            self._link.note(took_over=os.getpid())
-        return True
+        workspace = self._workspace
+        workspace.begin_cell()
+        self._link.note(running=True)
+        with self._model_code(output):
+            outcome = cell.run_cell(source, workspace.namespace, number, show=workspace.show)
+        kept_as = workspace.end_cell(number, output)
+        final = workspace.take_final() if outcome.status == "final" else None
+        if final is not None:
+            self._link.send(protocol.Final(cell=number, format=final.format), final.pieces())
+        elif outcome.status == "final":
+            outcome = cell.Outcome("ok")
+        shown = shorten(output.whole(), kept_as, output.total_chars)
+        done = protocol.CellDone(
+            cell=number,
+            status=outcome.status,
+            error=outcome.error,
+            total_chars=output.total_chars,
+            kept_as=kept_as,
+            checkpoint=bool(self._twin),
+            active=workspace.active or "",
+        )
+        self._link.send_last(done, shown.encode("utf-8", "backslashreplace"))
 
     @contextlib.contextmanager
     def _model_code(self, output: Output) -> Iterator[None]:
         """Set the stage for code of the model's, and put everything back that it may have moved."""
         pid = os.getpid()
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output  # type: ignore[assignment,misc]
-        self._capture.start(output)
+        self._capture.clear()
         self._set_limits(in_cell=True)
         self._interrupts.arm()
         try:
@@ -181,7 +189,7 @@ class Worker:
                 os._exit(0)  # a copy that the cell forked and let run on
             self._set_limits(in_cell=False)
             _reset_process()
-            self._capture.stop()
+            self._capture.move_to(output)
             if moved := self._workspace.restore_reserved():
                 names = ", ".join(moved[:10])
                 output.write(f"(reserved, and put back as before: {names}; use other names)\n")
@@ -204,7 +212,6 @@ class Worker:
             self._link.number_bodies_apart(request)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(SNAPSHOT_SECONDS)
-            _set_oom_score(1000)
             try:
                 self._write_snapshot(request)
                 os.write(told, b"k")
@@ -245,7 +252,7 @@ class Worker:
                     {
                         "sha256": sha256,
                         "skipped": skipped[:200],
-                        "variables": self._workspace.describe_variables()[:500],
+                        "variables": self._workspace.describe_variables()[:LISTED_VARIABLES],
                     }
                 ),
             )
@@ -257,21 +264,16 @@ class Worker:
         self._link.send(protocol.SnapshotReport(request=request, ok=ok), body)
 
     def _restore(self, request: int, data: bytes) -> None:
-        output = Output(lambda text: None)
         report: dict[str, object] = {"reason": "interrupted"}
         ok = False
-        with self._checkpoint() as checkpointed:
-            if checkpointed is None:
-                return
-            with self._model_code(output):
-                try:
-                    values = snapshot.load(data, self._workspace.resolve)
-                    report = self._workspace.restore(values)
-                    ok = True
-                except BaseException as error:
-                    report = {"reason": f"{type(error).__name__}: {error}"[:300]}
-            self._link.note(idle=True)
-            self._link.send(protocol.Restored(request=request, ok=ok), _json(report))
+        self._link.note(running=True)
+        with self._model_code(Output(lambda text: None)):
+            try:
+                report = self._workspace.restore(snapshot.load(data, self._workspace.resolve))
+                ok = True
+            except BaseException as error:
+                report = {"reason": f"{type(error).__name__}: {error}"[:300]}
+        self._link.send_last(protocol.Restored(request=request, ok=ok), json.dumps(report).encode())
 
 
 _WARNING_FILTERS = list(warnings.filters)
@@ -295,6 +297,14 @@ def _reset_process() -> None:
     gc.enable()
     os.chdir("/tmp")  # noqa: S108
     warnings.filters[:] = _WARNING_FILTERS  # type: ignore[index]
+
+
+def _reaped(child: int) -> bool:
+    """Whether a killed child is gone for good; True as well for one that is not ours to reap."""
+    try:
+        return bool(os.waitpid(child, os.WNOHANG)[0])
+    except ChildProcessError:
+        return True
 
 
 def _private_bytes() -> int:

@@ -15,15 +15,17 @@ from rlm.protocol import LoadFile, ReadHistory
 from sandbox import chunks as chunking
 from sandbox import search
 from sandbox.cell import Finished
-from sandbox.documents import Document, DocumentSpec, text_lines
+from sandbox.documents import Document, text_lines
 from sandbox.library import Library
 from sandbox.link import Link, RequestFailed
 from sandbox.listing import Shown, describe, table
 from sandbox.output import SHOWN_CHARS, Output
 from sandbox.snapshot import Reference
 from sandbox.subcalls import SubCaller, SubCallError
+from sandbox.textfile import DocumentSpec
 
 OUTPUTS_CHARS = 16 * 1024 * 1024
+SMALL_BYTES = 256 * 1024
 PIECE_CHARS = 1024 * 1024
 
 Text = str | Document
@@ -141,7 +143,7 @@ class Workspace:
         self._context, self._own_context = text, True
         self.restore_reserved()
 
-    def begin_cell(self, number: int) -> None:
+    def begin_cell(self) -> None:
         self._final = None
 
     def end_cell(self, number: int, output: Output) -> str:
@@ -328,6 +330,7 @@ class Workspace:
                 context_lines=context_lines,
                 ignore_case=ignore_case,
                 fixed=fixed,
+                engine=_engine(text),
             )
             items += found
             note = note or found.note
@@ -345,7 +348,7 @@ class Workspace:
     ) -> int:
         """How many matches there are, without listing them."""
         return sum(
-            search.count_matches(text, pattern, ignore_case=ignore_case, fixed=fixed)
+            search.count_matches(text, pattern, ignore_case=ignore_case, fixed=fixed, engine=_engine(text))
             for text, _ in self._searched(files)
         )
 
@@ -415,6 +418,12 @@ class Workspace:
             if value is text and isinstance(text, str) and len(text) > SHOWN_CHARS:
                 return f"<text of {name!r}: {len(text):,} characters; print a slice of it>"
         return repr(value)
+
+
+def _engine(text: Text) -> search.Engine:
+    """For a small text, starting ripgrep takes longer than the search."""
+    size = text.size_bytes if isinstance(text, Document) else len(text)
+    return "python" if size < SMALL_BYTES else "auto"
 
 
 def _as_final(value: Any) -> FinalValue:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.chunks import Chunk, Chunks, chunk_indices, chunks
-from tests.guest.test_documents import document
+from tests.guest import document
 
 texts = st.text(st.sampled_from("ab é日\n\n\r"), max_size=60)
 sizes = st.integers(1, 20).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))

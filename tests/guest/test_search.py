@@ -3,18 +3,17 @@
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, example, given, reject
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox.documents import Document, DocumentTooLargeError
-from sandbox.search import Engine, Match, Matches, PatternError, compile_pattern, count_matches, grep, widen
-from tests.guest.test_documents import document
+from sandbox.documents import Document
+from sandbox.search import Engine, Match, Matches, PatternError, count_matches, grep
+from sandbox.textfile import DocumentTooLargeError
+from tests.guest import document
 
 ENGINES: tuple[Engine, ...] = ("python", "ripgrep", "auto")
 
@@ -27,7 +26,7 @@ PATTERNS = [
     r"a++b", r"a.c", r"a.{2}c", r"(?s)a.*c", r"[\s\n]b", r"a\nb", r"a\n?b", r"[\u4e00-\u9fff]+",
     r"[^\x00-\x7f]", r"\ufffd", r"[\ufff0-\uffff]", r"\r", r"a\r", r"\x00", r"[\d.]+é", r"[^\W\d]+ ",
     r"(a)?(?(1)b|c)", r"-e", r"--files", r"\.", r"\\", r"[]^-]", r"\t", r"½", r"²\b", r"[\w-]+@\w+",
-    r"(a|b)+c\1",
+    r"(a|b)+c\1", r"(a)(?i:\1)",
 ]  # fmt: skip
 
 LINES = [
@@ -35,7 +34,7 @@ LINES = [
     "日本語 x日y xy", "", "'quoted' \"it\" aa bb abba", "Kelvin K elvin \u212aelvin \u017f S İ I \u0131 i",
     "STRASSE straße STRAẞE", "ab ab ac bc c", "a\x00c a\ufffdc a😀c a日日c", "tab\tend", "x\u2028y\x85z\x1c",
     "-e --files [^]-] \\ .", "me@é.org b-c@d", "a b\xa0b\u3000b", "ax aax bx bbc abca", "\r",
-    "٣.٣é \u200db", "a" * 50 + "b",
+    "٣.٣é \u200db", "a" * 50 + "b", "aA",
 ]  # fmt: skip
 
 TEXT = "\n".join(LINES)
@@ -76,9 +75,9 @@ def test_engines_and_stores_agree(path: Path, pattern: str, engine: Engine) -> N
             for encoding in ("utf-8", "utf-8-sig", "utf-16-le")
         ]
         for store in stores:
-            for _ in range(2):  # the second time, a document knows whether it is ASCII
-                assert found(grep(store, pattern, max_matches=10_000, engine=engine)) == expected
-                assert count_matches(store, pattern, engine=engine) == len(expected)
+            assert found(grep(store, pattern, max_matches=10_000, engine=engine)) == expected
+            assert len(store) == len(text)  # from here on, a document knows whether it is ASCII
+            assert count_matches(store, pattern, engine=engine) == len(expected)
 
 
 @given(st.lists(fragments, max_size=40).map("".join), st.sampled_from(PATTERNS), st.booleans())
@@ -88,95 +87,6 @@ def test_ripgrep_finds_what_python_finds(path: Path, text: str, pattern: str, ig
     by_python = grep(lazy, pattern, ignore_case=ignore_case, max_matches=10_000, engine="python")
     assert found(by_python) == by_hand(text, re.compile(pattern, re.IGNORECASE if ignore_case else 0))
     assert grep(lazy, pattern, ignore_case=ignore_case, max_matches=10_000, engine="ripgrep") == by_python
-
-
-pieces = st.sampled_from(
-    [
-        "a",
-        "e",
-        "é",
-        "k",
-        ".",
-        r"\w",
-        r"\W",
-        r"\d",
-        r"\s",
-        "[ab]",
-        "[^a]",
-        r"\b",
-        r"\B",
-        "^",
-        "$",
-        "[é-ö]",
-        r"[^\w]",
-    ]
-)
-patterns = st.recursive(
-    pieces,
-    lambda inner: (
-        st.lists(inner, min_size=1, max_size=4).map("".join)
-        | inner.map("({})".format)
-        | inner.map("(?:{})?".format)
-        | inner.map("(?:{})+".format)
-        | st.tuples(inner, inner).map("(?:{0[0]}|{0[1]})".format)
-        | inner.map("(?={})".format)
-        | inner.map("({})\\1".format)
-    ),
-    max_leaves=6,
-)
-
-
-@given(st.lists(fragments, min_size=1, max_size=12).map("".join), patterns, st.booleans())
-def test_random_patterns_agree(path: Path, text: str, pattern: str, ignore_case: bool) -> None:
-    try:
-        compiled = compile_pattern(pattern, ignore_case=ignore_case)
-    except PatternError:  # \\1 inside group 1
-        reject()
-    assume(widen(compiled) is not None)
-    for store in (text, document(path, text)):
-        by_ripgrep = grep(store, compiled, max_matches=10_000, engine="ripgrep")
-        assert found(by_ripgrep) == by_hand(text, compiled)
-
-
-def test_case_classes_hold_every_pair_that_re_takes_for_equal() -> None:
-    cased = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if char.lower() != char.upper())
-    for char in cased:
-        equal = re.findall(re.escape(char), cased, re.IGNORECASE)
-        widened = widen(re.compile(re.escape(char), re.IGNORECASE))
-        assert widened is not None
-        assert all(re.fullmatch(_as_python(widened), other) for other in equal), (char, equal, widened)
-
-
-@pytest.mark.parametrize("pattern", [r"\d", r"\w", r"\s"])
-def test_categories_hold_every_character_that_python_counts_to_them(pattern: str) -> None:
-    text = "\n".join(char for char in map(chr, range(sys.maxunicode + 1)) if not "\ud800" <= char <= "\udfff")
-    expected = [char for char in text.split("\n") if re.fullmatch(pattern, char.removesuffix("\r"))]
-    found = grep(text, pattern, max_matches=sys.maxunicode, engine="ripgrep")
-    assert [match.match for match in found] == expected
-
-
-def _as_python(widened: str) -> str:
-    return re.sub(r"\\x\{([0-9A-F]+)\}", lambda code: rf"\U{int(code[1], 16):08x}", widened)
-
-
-def test_what_widening_leaves_out() -> None:
-    assert widen(re.compile("cat")) == r"[\x63][\x61][\x74]"
-    assert widen(re.compile(r"\bcat(?=s)")) == r"(?-u:\b)[\x63][\x61][\x74]"
-    assert widen(re.compile(r"\bé\b")) == r"[\x{E9}-\x{E9}]"
-    assert widen(re.compile(r"\bé\b\w"), ascii_only=True) is None
-    assert widen(re.compile(r"(ab)\1")) == widen(re.compile(r"(ab)(ab)"))
-    bomb = "(a)" + "".join(rf"(\{n}\{n})" for n in range(1, 30))
-    for pattern in ("a*", "(a)?(?(1)b|c)", "a\nb", r"(\ba)\1", "(?=a)", bomb):
-        assert widen(re.compile(pattern)) is None
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_ripgrep_takes_every_widened_pattern(pattern: str) -> None:
-    for ascii_only in (False, True):
-        widened = widen(re.compile(pattern), ascii_only=ascii_only)
-        if widened is not None:
-            done = subprocess.run(["rg", "--no-config", "-q", "-e", widened, "-"], stdin=subprocess.DEVNULL)
-            assert done.returncode == 1, widened
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -213,13 +123,13 @@ def test_context_lines_and_how_matches_read(path: Path, engine: Engine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_stops_at_max_matches(path: Path, engine: Engine) -> None:
-    text = "hit hit\n" * 100_000
+    text = "hit hit\n" * 20_000
     for store in (text, document(path, text, block_bytes=4096)):
         some = grep(store, "hit", max_matches=3, engine=engine)
         assert [(match.line, match.offset) for match in some] == [(1, 0), (1, 4), (2, 8)]
         assert (some.truncated, some.total) == (True, None)
         assert str(some).endswith("3 matches; there may be more: raise max_matches, or use count_matches)")
-        assert count_matches(store, "hi[t]", engine=engine) == 200_000
+        assert count_matches(store, "hi[t]", engine=engine) == 40_000
     assert threading.active_count() == 1
 
 
@@ -298,3 +208,10 @@ def test_limits_are_checked() -> None:
         grep("a", "a", max_matches=0)
     with pytest.raises(ValueError, match="context_lines at least 0"):
         grep("a", "a", context_lines=-1)
+
+
+def test_a_long_line_is_shown_around_the_match_not_around_its_first_likeness() -> None:
+    line = "id 15 " + "x" * 900 + " the answer is 5 indeed " + "y" * 300
+    (match,) = grep(line, r"\b5\b")
+    assert "the answer is 5 indeed" in repr(match)
+    assert match.text[match.column : match.column + 1] == "5"

@@ -1,0 +1,143 @@
+"""Run ripgrep over a `str` or a `Document`: which lines does a pattern for ripgrep match?
+
+Text goes in through stdin, a UTF-8 file as it is and anything else piece by piece from a thread; the pattern
+goes after `-e`. No shell and no file name is involved, and memory is bounded. It does not read lines or know
+Python's patterns (`sandbox.widen` does), and it may give up half-way; `complete` tells.
+"""
+
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from typing import IO
+
+from sandbox.blocks import text_pieces
+from sandbox.documents import Document
+
+DATA_BYTES = 512 * 1024 * 1024
+"""Ripgrep holds whole lines: this stops it before a gigabyte without a newline fills the sandbox."""
+
+
+class Ripgrep:
+    """One run of ripgrep over a text."""
+
+    def __init__(self, text: str | Document, pattern: str, *, at_once: bool) -> None:
+        self._text = text
+        self._command = ["rg", "--no-config", "--text", "--encoding=none", "--threads=1", "--color=never"]
+        self._command += ["--line-buffered" if at_once else "--block-buffered"]
+        # One short row for each line: its number and byte offset, and never the line, however long it is.
+        self._command += [
+            "--no-heading",
+            "--no-filename",
+            "--line-number",
+            "--byte-offset",
+            "--max-columns=1",
+        ]
+        self._command += ["-e", pattern, "-"]
+        self.complete = False
+
+    def lines(self) -> Generator[tuple[int, int], None, None]:
+        """Number and character offset of each line found. `complete` is set when ripgrep saw it all."""
+        text = self._text
+        file = text.reopen() if isinstance(text, Document) and text.is_utf8 else None
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE if file is None else file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except FileNotFoundError:
+            return
+        finally:
+            if file is not None:
+                os.close(file)
+        with process:
+            _limit_memory(process.pid)
+            feed = _Feed(text, process.stdin) if process.stdin else None
+            try:
+                assert process.stdout is not None
+                for row in _rows(process.stdout.fileno(), text if feed is None else None):
+                    number, position, _ = row.split(b":", 2)
+                    if feed:
+                        yield int(number), feed.offset(int(position))
+                    elif isinstance(text, Document) and int(position) < text.size_bytes - text.first_byte:
+                        yield int(number), text.offset_of_byte(int(position) + text.first_byte)
+                process.wait()
+            finally:
+                process.kill()
+                if feed:
+                    feed.join()
+        self.complete = process.returncode in (0, 1)
+        if isinstance(text, Document):
+            text.check_size()
+
+
+def _rows(pipe: int, text: str | Document | None) -> Iterator[bytes]:
+    """The rows that ripgrep writes. While there is none, a document gets on with its index: a row that
+    comes late needs all of the index before it, and would wait for it then.
+    """
+    poll = select.poll()
+    poll.register(pipe)
+    rest = b""
+    while True:
+        while isinstance(text, Document) and not poll.poll(0) and text.index_more():
+            pass
+        data = os.read(pipe, 65_536)
+        if not data:
+            return
+        *rows, rest = (rest + data).split(b"\n")
+        yield from rows
+
+
+class _Feed(threading.Thread):
+    """Writes a text as UTF-8 to ripgrep's stdin, and leads from offsets in that stream to characters."""
+
+    def __init__(self, text: str | Document, pipe: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._text = text
+        self._pipe = pipe
+        self._error: Exception | None = None
+        self._positions: list[int] = []
+        self._offsets: list[int] = []
+        self.start()
+
+    def run(self) -> None:
+        position = 0
+        try:
+            with suppress(BrokenPipeError), self._pipe as pipe:
+                for offset, piece in text_pieces(self._text):
+                    data = piece.encode("utf-8", "surrogatepass")
+                    self._offsets.append(offset)
+                    self._positions.append(position)
+                    position += len(data)
+                    pipe.write(data)
+        except Exception as error:
+            self._error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        """Raises what went wrong with reading the text."""
+        super().join(timeout)
+        if self._error:
+            raise self._error
+
+    def offset(self, position: int) -> int:
+        """Character offset of a position that has been found, later than all before."""
+        number = bisect_right(self._positions, position) - 1
+        start, offset = self._positions[number], self._offsets[number]
+        # A character is at least one byte, so no more characters than bytes are needed.
+        between = self._text[offset : offset + position - start].encode("utf-8", "surrogatepass")
+        offset += len(between[: position - start].decode("utf-8", "surrogatepass"))
+        self._positions[number], self._offsets[number] = position, offset
+        return offset
+
+
+def _limit_memory(pid: int) -> None:
+    if sys.platform == "linux":
+        with suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
