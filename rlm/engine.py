@@ -44,6 +44,8 @@ AFTER_BLOCK_S = 1.0
 class Cells(Protocol):
     """What runs cells: a worker of the sandbox, kept alive by `rlm.sandbox`."""
 
+    @property
+    def next_cell(self) -> int: ...
     async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult: ...
     def interrupt(self, why: str = "user") -> None: ...
 
@@ -101,7 +103,7 @@ class Engine:
                 if outcome := await self._step():
                     return outcome
             limit: RlmError = NoAnswer(
-                f"No answer within {self.bounds.max_steps} steps.",
+                f"No answer within {self.bounds.max_steps} step{'s' * (self.bounds.max_steps != 1)}.",
                 "What follows is the best that was found.",
                 hint="Raise --max-steps, or ask something narrower.",
             )
@@ -165,6 +167,7 @@ class Engine:
         self.emit(
             ReplyFinished(
                 step=self._steps,
+                cell=self.cells.next_cell if reply.code is not None else None,
                 prose=reply.prose,
                 code=reply.code,
                 reasoning=stream.reasoning,
@@ -240,7 +243,7 @@ class Engine:
         return None
 
     def _output_message(self, result: CellResult, note: str) -> str:
-        left_usd = self.ledger.remaining_usd()
+        left_usd = self.ledger.remaining_usd() if self.root.price else None
         return prompts.fill(
             "output",
             cell=result.number,

@@ -81,9 +81,13 @@ class ReplyDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyFinished:
-    """The root model's reply, cut after its first block. `code` is None when it holds none."""
+    """The root model's reply, cut after its first block. `code` is None when it holds none.
+
+    `cell` is the number that the block will run under.
+    """
 
     step: int
+    cell: int | None = None
     prose: str
     code: str | None
     reasoning: str

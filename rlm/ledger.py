@@ -180,7 +180,11 @@ class Ledger:
         token_usd = price.cost_usd(input_tokens=input_tokens, output_tokens=1) - input_usd
         if input_usd > usd_left:
             return 0
-        return limit if token_usd <= 0 else min(limit, int((usd_left - input_usd) / token_usd))
+        tokens = limit if token_usd <= 0 else min(limit, int((usd_left - input_usd) / token_usd))
+        # The division rounds; what is promised here has to pass the comparison in `reserve`.
+        while tokens and price.cost_usd(input_tokens=input_tokens, output_tokens=tokens) > usd_left:
+            tokens -= 1
+        return tokens
 
     def _refuse_unless_affordable(self, cost_usd: float, *, final: bool) -> None:
         left_usd = self.remaining_usd(final=final)

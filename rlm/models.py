@@ -123,10 +123,15 @@ def _litellm() -> Any:
     return litellm
 
 
+_calls_made: set[str] = set()
+"""The models that were asked since the last `close_models`."""
+
+
 async def close_models() -> None:
     """Close litellm's connections and workers. To be awaited last on the event loop that made the calls."""
-    if "litellm" not in sys.modules:
-        return
+    if not _calls_made:
+        return  # and an import that is still under way is not waited for
+    _calls_made.clear()
     litellm = _litellm()
     worker = importlib.import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
     await worker.flush()
@@ -225,6 +230,7 @@ class LiteLLMModel:
         self, messages: Sequence[ChatMessage], *, max_output_tokens: int | None, **options: Any
     ) -> Any:
         litellm = await asyncio.to_thread(_litellm)
+        _calls_made.add(self.name)
         params = dict(self.settings.params)
         limit = _least(max_output_tokens, self._configured_limit)
         if limit is not None:

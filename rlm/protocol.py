@@ -369,9 +369,7 @@ def encode(message: Message) -> bytes:
     fields = {"t": message.tag}
     for name, _ in _fields(type(message)):
         fields[name] = getattr(message, name)
-    payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    )
+    payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     if len(payload) > MAX_CONTROL_BYTES:
         raise ProtocolError(f"{message.tag}: {len(payload)} bytes do not fit a control frame")
     return payload

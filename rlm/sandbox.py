@@ -130,6 +130,10 @@ class Sandbox:
 
     # -- cells
 
+    @property
+    def next_cell(self) -> int:
+        return self._namespace.next_cell if self._namespace else self.first_cell + 1
+
     async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
         """Run a cell; afterwards save in the background, if it took long or cost money."""
         started, paid = time.monotonic(), self.paid_calls()
@@ -139,6 +143,7 @@ class Sandbox:
             result = await self._namespace.run_cell(code, on_output)
         except SandboxLost as lost:
             return await self._recover(lost, started)
+        self.first_cell = self._namespace.cells_run
         if result.namespace_lost:
             await self._revive()
         if result.active:

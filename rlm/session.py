@@ -290,7 +290,6 @@ class Session:
                 duration_s=duration_s,
             )
         )
-        self.sandbox.first_cell += outcome.steps
         self._emit(
             TurnFinished(
                 turn=turn,

@@ -21,7 +21,7 @@ from rlm.protocol import BODY_ID, CONTROL, DATA, MAX_CHUNK_BYTES, WHOLE, Message
 from sandbox.interrupts import Interrupts
 
 NOTE = b"S"
-"""Kind of a packet that ends at the supervisor: JSON, see `sandbox.supervisor`."""
+"""Kind of a packet between worker and supervisor alone: JSON, see `sandbox.supervisor`."""
 LAST = b"L"
 """Kind of the packet that ends a cell: a whole frame, before which the supervisor sweeps up."""
 
@@ -75,6 +75,7 @@ class Link:
         self._waiting: dict[int, _Waiting] = {}
         self._bodies = itertools.count(1)
         self._watched: dict[int, Callable[[], None]] = {}
+        self._swept = True
 
     def after_fork(self) -> None:
         """This process is a copy: of the threads that may have been reading, only this one is left."""
@@ -105,11 +106,14 @@ class Link:
 
     def send_last(self, message: Message, body: bytes) -> None:
         """Send what ends a cell. The supervisor first kills whatever the cell left running."""
+        self._swept = False
         if len(body) <= protocol.MAX_WHOLE_BYTES:
             self._sock.send(LAST + protocol.whole_payload(message, body))
         else:
             self.note(idle=True)
             self.send(message, [body])
+        # A twin forked before the sweep would be swept up with the rest.
+        self._read_until(lambda: self._swept)
 
     def open_body(self, message: Message) -> "BodyWriter":
         """Send a message whose body is written piece by piece."""
@@ -183,6 +187,9 @@ class Link:
             self._interrupts.release()
 
     def _take(self, kind: bytes, payload: bytes) -> None:
+        if kind == NOTE:
+            self._swept = True
+            return
         if kind == DATA:
             self._take_chunk(payload)
             return

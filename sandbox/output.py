@@ -7,7 +7,6 @@ up to 4 MiB of characters; of anything longer the first and the last part are ke
 import io
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -37,7 +36,7 @@ class Output(io.TextIOBase):
         self._pending: list[str] = []
         self._pending_chars = 0
         self._live_chars = 0
-        self._flushed_at = 0.0
+        self._timer: threading.Timer | None = None
         self.total_chars = 0
 
     def writable(self) -> bool:
@@ -59,14 +58,26 @@ class Output(io.TextIOBase):
                 self._live_chars += len(piece)
                 self._pending.append(piece)
                 self._pending_chars += len(piece)
-                now = time.monotonic()
-                if self._pending_chars >= FLUSH_CHARS or now - self._flushed_at >= FLUSH_SECONDS:
-                    self._flushed_at = now
+                if self._pending_chars >= FLUSH_CHARS:
                     self.flush()
+                elif self._timer is None:
+                    self._flush_soon()
         return len(text)
+
+    def _flush_soon(self) -> None:
+        """What is printed next may come long after, or never: so a timer sends what is there."""
+        self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+        self._timer.daemon = True
+        try:
+            self._timer.start()
+        except RuntimeError:  # the cell has used up its threads
+            self.flush()
 
     def flush(self) -> None:
         with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
             text, self._pending, self._pending_chars = "".join(self._pending), [], 0
             for start in range(0, len(text), FLUSH_CHARS):
                 self._live(text[start : start + FLUSH_CHARS])

@@ -6,6 +6,7 @@ kill cells, wake a checkpoint when its original dies, sweep away what a cell lea
 with it the container, when the host's end of the stream is gone.
 
 Workers tell it in notes: `running`, `idle`, and the pids of `twin`, `helper` and of a twin that `took_over`.
+To `idle` it answers with an empty note, when what the cell left behind is gone.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
@@ -173,6 +175,8 @@ class Supervisor:
         elif "idle" in note:
             child.running = False
             self._sweep(child)
+            child.outbox.append(NOTE)
+            self._feed(child)
         elif "took_over" in note:
             if child.dying and note["took_over"] == child.pid:
                 self._rolled_back(child, restored=True)
@@ -246,7 +250,7 @@ class Supervisor:
         if child := self._children.pop(channel, None):
             for pid in (child.twin, child.pid, *child.helpers):
                 _signal(pid, signal.SIGKILL)
-            self._kill_session(child.pid, keep=set())
+            self._kill_all(lambda pid: _session(pid) == child.pid)
             child.sock.close()
 
     def _reap(self) -> None:
@@ -310,25 +314,21 @@ class Supervisor:
 
     def _sweep(self, child: Child) -> None:
         """Kill what the cell of `child` left behind; when no other cell runs, everything unknown."""
-        keep = {1}
-        others_run = False
-        for other in self._children.values():
+        others = [other for other in self._children.values() if other is not child]
+        keep = {1, child.pid, child.twin} | child.helpers
+        for other in others:
             keep |= {other.pid, other.twin} | other.helpers
-            others_run |= other.running and other is not child
-        if others_run:
-            self._kill_session(child.pid, keep=keep)
+        if any(other.running for other in others):
+            self._kill_all(lambda pid: pid not in keep and _session(pid) == child.pid)
             return
-        for _ in range(SWEEPS):
-            strays = [pid for pid in _processes() if pid not in keep]
-            if not strays:
-                return
-            for pid in strays:
-                _signal(pid, signal.SIGKILL)
-            self._collect(strays)
+        # An idle worker has no children but a twin or a helper that it has yet to tell of.
+        idle = {other.pid for other in others}
+        self._kill_all(lambda pid: pid not in keep and _parent(pid) not in idle)
 
-    def _kill_session(self, session: int, *, keep: set[int]) -> None:
+    def _kill_all(self, is_stray: Callable[[int], bool]) -> None:
+        """Kill until there is nothing left to kill: a fork bomb makes more in the meantime."""
         for _ in range(SWEEPS):
-            strays = [pid for pid in _processes() if pid not in keep and _session(pid) == session]
+            strays = [pid for pid in _processes() if is_stray(pid)]
             if not strays:
                 return
             for pid in strays:
@@ -364,6 +364,11 @@ def _state(pid: int) -> str:
 def _session(pid: int) -> int:
     fields = _stat(pid)
     return int(fields[3]) if fields else 0
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
 
 
 def _alive(pid: int) -> bool:

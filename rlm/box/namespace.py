@@ -110,6 +110,11 @@ class Namespace:
 
     # -- what the host can ask of it
 
+    @property
+    def next_cell(self) -> int:
+        """The number of the cell that runs next; numbers go on across commands."""
+        return self.cells_run + 1
+
     async def ready(self) -> None:
         await self._within(self._ready, CONTROL_S, "A worker did not start.")
 

@@ -139,7 +139,7 @@ class Screen:
             if event.reasoning and self._console.verbose:
                 self._draw_lines(event.reasoning, most_lines=OUTPUT_LINES, depth=event.depth, style="dim")
             if event.code is not None:
-                self._draw_code(event.step, event.code, depth=event.depth)
+                self._draw_code(event.cell or event.step, event.code, depth=event.depth)
         if not event.depth:
             self._status("cell running" if event.code is not None else "")
 
@@ -155,7 +155,7 @@ class Screen:
             self._console.write(rest)
         self._console.end_line()
 
-    def _draw_code(self, step: int, code: str, *, depth: int) -> None:
+    def _draw_code(self, cell: int, code: str, *, depth: int) -> None:
         from rich.syntax import Syntax
 
         indent = "  " * depth
@@ -166,7 +166,7 @@ class Screen:
             lines = lines[:most]
         if not self._console.verbose:
             lines = [visible_line(line, 3 * self._room(depth)) for line in lines]
-        self._console.line(f"In [{step}]", indent=indent, style="green")
+        self._console.line(f"In [{cell}]", indent=indent, style="green")
         self._console.print(
             Syntax(
                 "\n".join(lines),
@@ -206,7 +206,7 @@ class Screen:
         self._output = self._batches.singles = None
 
     def _draw_out(self, event: CellFinished) -> None:
-        text = f"Out [{event.step}] {event.status.replace('_', ' ')} {duration(event.duration_s)}"
+        text = f"Out [{event.cell}] {event.status.replace('_', ' ')} {duration(event.duration_s)}"
         room = self._room(event.depth)
         # The last line of a traceback is the one that names the error.
         reason = event.error.strip().rpartition("\n")[2]

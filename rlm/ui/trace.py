@@ -133,7 +133,7 @@ class _Teller:
             yield from self._prose(row["reasoning"], indent)
         yield from self._prose(row.get("prose", ""), indent)
         if row.get("code") is not None:
-            yield f"In [{step}]"
+            yield f"In [{row.get('cell') or step}]"
             yield from _block(row["code"], "  │ ")
 
     def _cell(self, row: Row) -> Iterator[str]:
@@ -142,7 +142,7 @@ class _Teller:
         if total > len(shown):
             yield f"  … {total:,} characters in all"
         status = row.get("status", "").replace("_", " ")
-        yield f"Out [{row.get('step', '?')}] {visible_line(status)} {duration(row.get('duration_s', 0.0))}"
+        yield f"Out [{row.get('cell', '?')}] {visible_line(status)} {duration(row.get('duration_s', 0.0))}"
         yield from _block(row.get("error", ""), "  ")
 
     def _sub_call(self, row: Row) -> None:

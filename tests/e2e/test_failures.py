@@ -130,7 +130,7 @@ def test_the_step_limit_gives_the_best_there_is(project: Project, server: ModelS
     as_json = project.ask("When, then?", "--max-steps", "1", "--json")
 
     assert (plain.code, plain.out) == (3, b"Perhaps in May; I saw only half of it.\n")
-    assert_is_said(("No answer within 1 steps.", "--max-steps"), plain)
+    assert_is_said(("No answer within 1 step.", "--max-steps"), plain)
     assert "This is your last reply" in prompts(server)[1]
     assert as_json.code == 3
     assert_is_one_object(as_json, status="no_answer", kind="NoAnswer")

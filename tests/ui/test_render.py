@@ -36,6 +36,8 @@ from rlm.ui.render import Screen
 
 from . import ALL_HOSTILE, HOSTILE, Pipes, Terminal, leaks
 
+CELLS_BEFORE = 6
+"""Cells are numbered across the turns of a session, steps within a turn."""
 USAGE = Usage(
     calls=41, sub_calls=38, input_tokens=210_344, output_tokens=6_012, cached_tokens=90_112, cost_usd=0.09
 )
@@ -45,7 +47,14 @@ CODE = "import re\nsample = context[:20_000]\n" + "\n".join(f"x{n} = {n}" for n 
 
 def reply(prose: str = "", code: str | None = "x = 1", *, step: int = 1, depth: int = 0) -> ReplyFinished:
     return ReplyFinished(
-        step=step, prose=prose, code=code, reasoning="", usage=USAGE, model="gpt-5", depth=depth
+        step=step,
+        cell=step + CELLS_BEFORE,
+        prose=prose,
+        code=code,
+        reasoning="",
+        usage=USAGE,
+        model="gpt-5",
+        depth=depth,
     )
 
 
@@ -54,7 +63,7 @@ def cell(
 ) -> CellFinished:
     return CellFinished(
         step=step,
-        cell=7,
+        cell=step + CELLS_BEFORE,
         status=status,
         shown=shown,
         total_chars=len(shown),
@@ -151,19 +160,19 @@ def test_a_turn_on_a_wide_terminal() -> None:
         "",
         "- one",
         "  - two",
-        "In [1]",
+        "In [7]",
         "  │ import re",
         "  │ sample = context[:20_000]",
         *[f"  │ x{n} = {n}" for n in range(10)],
         "  … +37 lines",
         *[f"  line {n}" for n in range(8)],
         "  … +12 lines",
-        "Out [1] ok 1.2s",
+        "Out [7] ok 1.2s",
         "step 2/30",
         "Now the answer.",
-        "In [2]",
+        "In [8]",
         "  │ FINAL(y)",
-        "Out [2] error 1.2s · NameError: name 'y' is not defined",
+        "Out [8] error 1.2s · NameError: name 'y' is not defined",
         "3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09 · session $0.84",
     ]
 
@@ -177,13 +186,13 @@ def test_a_turn_on_a_narrow_terminal() -> None:
         "",
         "- one",
         "  - two",
-        "In [1]",
+        "In [7]",
         "  │ import re",
         "  │ sample =",
     ]
     assert lines[-8:] == [
         "  │ FINAL(y)",
-        "Out [2] error 1.2s",
+        "Out [8] error 1.2s",
         "  NameError: name",
         "'y' is not defined",
         "3 steps · 41 calls ·",
@@ -244,11 +253,11 @@ def test_output_is_on_the_screen_while_the_cell_runs() -> None:
             terminal.clock.now_s += 1
         screen.tick()
         *above, status = terminal.shown
-        assert above == ["step 1/2", "In [1]", "  │ x = 1", "  one", "  two"]
+        assert above == ["step 1/2", "In [7]", "  │ x = 1", "  one", "  two"]
         assert status[1:] == " cell running"
         screen.show(CellOutput(text="ee"))
         screen.show(cell())
-        assert terminal.shown == [*above, "  three", "Out [1] ok 1.2s"]
+        assert terminal.shown == [*above, "  three", "Out [7] ok 1.2s"]
 
 
 def test_what_was_under_way_is_on_the_screen_when_a_turn_breaks_off() -> None:
@@ -261,8 +270,8 @@ def test_what_was_under_way_is_on_the_screen_when_a_turn_breaks_off() -> None:
 
 def test_reasoning_is_shown_after_the_prose_when_verbose() -> None:
     events: list[Event] = [ReplyDelta(text="First look"), replace(reply("First look"), reasoning="hm\nyes")]
-    assert shown(events, verbose=True)[:4] == ["First look", "  hm", "  yes", "In [1]"]
-    assert shown(events)[:2] == ["First look", "In [1]"]
+    assert shown(events, verbose=True)[:4] == ["First look", "  hm", "  yes", "In [7]"]
+    assert shown(events)[:2] == ["First look", "In [7]"]
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -276,7 +285,7 @@ def test_a_long_output_line_is_cut() -> None:
         [StepStarted(step=1, max_steps=2), reply(), CellOutput(text="漢" * 10_000), cell()], columns=20
     )
     assert lines[3] == "  " + "漢" * 8 + "…"
-    assert lines[4] == "Out [1] ok 1.2s"
+    assert lines[4] == "Out [7] ok 1.2s"
 
 
 def test_output_that_was_not_streamed_is_shown() -> None:
@@ -285,7 +294,7 @@ def test_output_that_was_not_streamed_is_shown() -> None:
 
 @pytest.mark.parametrize("status", ["interrupted", "rolled_back", "final"])
 def test_how_a_cell_ended(status: str) -> None:
-    assert shown([reply(), cell(status)])[-1] == f"Out [1] {status.replace('_', ' ')} 1.2s"
+    assert shown([reply(), cell(status)])[-1] == f"Out [7] {status.replace('_', ' ')} 1.2s"
 
 
 def test_a_batch_has_a_status_line_and_then_one_line() -> None:
@@ -304,7 +313,7 @@ def test_a_batch_has_a_status_line_and_then_one_line() -> None:
         assert terminal.shown[-3:] == [
             "120 calls to gpt-5-mini · 2 failed · 1.1M tok · $0.38 · 6.0s",
             "  first: RateLimitError: slow⏎down",
-            "Out [3] ok 1.2s",
+            "Out [9] ok 1.2s",
         ]
 
 
@@ -332,7 +341,7 @@ def test_single_calls_in_a_loop_make_one_line() -> None:
         events += [started(number, 1), call(number, 1, 1)]
         events.append(SubCallsFinished(batch=number, total=1, failed=0, duration_s=1.0))
     lines = shown([*events, cell()])
-    assert lines[2:] == ["20 calls to gpt-5-mini · 550k tok · $0.19 · 1m 00s", "Out [1] ok 1.2s"]
+    assert lines[2:] == ["20 calls to gpt-5-mini · 550k tok · $0.19 · 1m 00s", "Out [7] ok 1.2s"]
 
 
 def test_children_are_indented_and_short() -> None:
@@ -352,16 +361,16 @@ def test_children_are_indented_and_short() -> None:
         "  step 1",
         *["    I count."] * 4,
         "    … +2 lines",
-        "  In [1]",
+        "  In [7]",
         "    │ import re",
         "    │ sample = context[:20_000]",
         "    │ x0 = 0",
         "    │ x1 = 1",
         "    … +45 lines",
         "    42",
-        "  Out [1] final 1.2s",
+        "  Out [7] final 1.2s",
         "  answered · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09",
-        "Out [1] ok 1.2s",
+        "Out [7] ok 1.2s",
     ]
 
 

@@ -57,7 +57,9 @@ def turn(
     return [
         TurnStarted(turn=number, question=question),
         StepStarted(step=1, max_steps=30),
-        ReplyFinished(step=1, prose="I look first.", code=CODE, reasoning="", usage=ROOT, model="gpt-5"),
+        ReplyFinished(
+            step=1, cell=4, prose="I look first.", code=CODE, reasoning="", usage=ROOT, model="gpt-5"
+        ),
         SubCallsStarted(batch=1, total=5, model="gpt-5-mini", estimate_usd=None),
         *[sub_call(index, error="Timeout: 60 s" if index == 4 else "") for index in range(5)],
         SubCallsFinished(batch=1, total=5, failed=1, duration_s=6.0),
@@ -98,7 +100,7 @@ def test_a_turn_is_told_step_by_step() -> None:
         "",
         "step 1/30 · gpt-5 · 1 call · 3k in / 200 out · $0.01",
         "  I look first.",
-        "In [1]",
+        "In [4]",
         "  │ import re",
         *[f"  │ x{n} = {n}" for n in range(30)],
         "5 sub-calls to gpt-5-mini · 1 failed · 125k in / 2.5k out · $0.01 · 6.0s",
@@ -113,7 +115,7 @@ def test_a_turn_is_told_step_by_step() -> None:
         "  a",
         "  b",
         "  … 90,000 characters in all",
-        "Out [1] ok 2.1s",
+        "Out [4] ok 2.1s",
         "",
         "answer",
         "  /cart",
