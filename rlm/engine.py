@@ -8,14 +8,14 @@ no Docker. It emits events and is told to stop; nothing else flows back. `rlm.se
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from rlm import prompts
-from rlm.box.namespace import CellResult
+from rlm.box.results import CellResult
 from rlm.box.wire import Sink
-from rlm.errors import BudgetReached, ContextTooLong, Interrupted, ModelError, NoAnswer, RlmError
+from rlm.errors import BudgetReached, Interrupted, ModelError, NoAnswer, RlmError
 from rlm.events import (
     CellFinished,
     CellOutput,
@@ -236,7 +236,7 @@ class Engine:
         if result.status == "final" and refused is None:
             self._say("user", self._output_message(result, "FINAL was called; the turn is answered"))
             return Outcome(steps=self._steps, value=result.final, format=result.final_format)
-        note = f"{describe(result)}" if refused is None else f"FINAL was not accepted: {refused}"
+        note = result.sentence() if refused is None else f"FINAL was not accepted: {refused}"
         self._say("user", self._output_message(result, note))
         if self._stop.is_set():
             raise _interrupted()
@@ -315,44 +315,6 @@ class Engine:
         self.on_message(message)
 
 
-def describe(result: CellResult) -> str:
-    """One sentence for the model on how a cell ended."""
-    if result.status == "rolled_back":
-        if result.reason == "memory":
-            limit = int(result.detail) / 1024**3 if result.detail.isdigit() else 0
-            cause = f"it ran out of memory (limit {limit:.1f} GiB); work in smaller pieces"
-        elif result.timed_out:
-            cause = "it exceeded its time limit and did not react to an interrupt"
-        else:
-            cause = {
-                "killed": "it was stopped and did not react to an interrupt",
-                "signal": f"its process died of {result.detail}",
-                "exit": f"it ended its process (exit status {result.detail})",
-                "container": f"its container was lost: {result.detail}",
-            }.get(result.reason, f"its process died ({result.reason})")
-        kept = "variables are as they were before this cell"
-        if result.namespace_lost:
-            kept = "the namespace was lost and brought back from its last snapshot; check with SHOW_VARS()"
-        return (
-            f"the cell had no effect: {cause}. Your {kept}"
-            if not result.namespace_lost
-            else f"{cause}; {kept}"
-        )
-    if result.timed_out:
-        return "interrupted: the cell used up its compute time; what it assigned is kept"
-    note = {
-        "ok": "ok",
-        "error": "the cell raised; what it assigned before is kept",
-        "interrupted": "interrupted; what it assigned is kept",
-    }.get(result.status, result.status)
-    return note if result.checkpoint else f"{note} (memory is short: there was no checkpoint for this cell)"
-
-
-def transcript(messages: Sequence[ChatMessage]) -> int:
-    """Characters of a conversation."""
-    return sum(len(message["content"]) for message in messages)
-
-
 def _as_said(reply: Reply) -> str:
     if reply.code is None:
         return reply.prose
@@ -361,6 +323,3 @@ def _as_said(reply: Reply) -> str:
 
 def _interrupted() -> Interrupted:
     return Interrupted("Interrupted.", "Variables and paid results are kept.")
-
-
-__all__ = ["Bounds", "Cells", "ContextTooLong", "Engine", "Outcome", "describe", "transcript"]

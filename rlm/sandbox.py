@@ -18,7 +18,8 @@ from rlm import protocol
 from rlm.answers import FailedSink, FileSink
 from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, reap, with_deadline
 from rlm.box.engine_api import Engine
-from rlm.box.namespace import CellResult, Namespace, Serve
+from rlm.box.namespace import Namespace, Serve
+from rlm.box.results import CellResult
 from rlm.box.wire import Sink
 from rlm.documents import Document, Mount, Nothing, container_path, mount_plan, require_readable_inside
 from rlm.errors import ConfigError, SandboxError, SandboxLost, StateError
@@ -160,12 +161,15 @@ class Sandbox:
     async def _recover(self, lost: SandboxLost, started: float) -> CellResult:
         """Another container, the last snapshot, and a result that says what happened."""
         self.emit(Notice(text=f"{lost.what} {lost.why} Starting another one."))
+        number = self._namespace.cells_run if self._namespace else self.first_cell
+        self.first_cell = number
         box, self._box = self._box, None
         if box:
             await box.close()
         await self.start()
         return CellResult(
             status="rolled_back",
+            number=number,
             reason="container",
             detail=lost.why,
             namespace_lost=True,

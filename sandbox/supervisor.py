@@ -328,7 +328,7 @@ class Supervisor:
     def _kill_all(self, is_stray: Callable[[int], bool]) -> None:
         """Kill until there is nothing left to kill: a fork bomb makes more in the meantime."""
         for _ in range(SWEEPS):
-            strays = [pid for pid in _processes() if is_stray(pid)]
+            strays = [pid for pid in _processes() if is_stray(pid) and _alive(pid)]
             if not strays:
                 return
             for pid in strays:
@@ -345,7 +345,7 @@ class Supervisor:
 
 
 def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _state(int(name)) != "Z"]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _stat(pid: int) -> list[str]:
@@ -354,11 +354,6 @@ def _stat(pid: int) -> list[str]:
             return file.read().rpartition(")")[2].split()
     except OSError:
         return []
-
-
-def _state(pid: int) -> str:
-    fields = _stat(pid)
-    return fields[0] if fields else "Z"
 
 
 def _session(pid: int) -> int:
@@ -372,7 +367,9 @@ def _parent(pid: int) -> int:
 
 
 def _alive(pid: int) -> bool:
-    return _state(pid) != "Z"
+    """Neither gone nor a zombie."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z"
 
 
 def _signal(pid: int, number: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from rlm import protocol
+from rlm.box.results import CellResult, SnapshotResult
 from rlm.box.wire import BytesSink, Sink, Wire
 from rlm.errors import SandboxLost
 from rlm.protocol import LoadFile, Message, ProtocolError, ReadHistory, SubCalls
@@ -33,42 +34,6 @@ Serve = Callable[[Request, bytes], Awaitable[bytes]]
 
 class RequestRefused(Exception):
     """Raised by a `Serve`: the text is the reason, for the model to read."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CellResult:
-    """How a cell ended. `status` is `ok`, `error`, `interrupted`, `final` or `rolled_back`.
-
-    `shown` is what the root model sees of the output; `final` is the sink that took the value of FINAL.
-    `reason` and `detail` say why a cell was rolled back; `timed_out` that its time limit ended it.
-    """
-
-    status: str
-    number: int = 0
-    error: str = ""
-    shown: str = ""
-    total_chars: int = 0
-    kept_as: str = ""
-    final: Sink | None = None
-    final_format: str = ""
-    checkpoint: bool = True
-    active: str = ""
-    reason: str = ""
-    detail: str = ""
-    namespace_lost: bool = False
-    timed_out: bool = False
-    duration_s: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotResult:
-    """`skipped` holds name and reason of each value that could not be saved."""
-
-    ok: bool
-    reason: str = ""
-    sha256: str = ""
-    skipped: tuple[tuple[str, str], ...] = ()
-    variables: tuple[dict[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(slots=True)

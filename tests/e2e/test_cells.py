@@ -36,7 +36,7 @@ def test_a_crash_costs_its_cell_only(project: Project, server: ModelServer) -> N
     for text in exited:
         assert "the cell had no effect: it ended its process (exit status 3)" in text
     assert "the cell had no effect: its process died of SIGSEGV" in crashed
-    assert "variables are as they were before this cell" in crashed
+    assert "variables are as they were before it" in crashed
     assert "MemoryError" in bombed
     assert "reserved, and put back as before: " in bombed
     assert ended.answer == f"{100 + often}\n"
