@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlm import protocol
 from rlm.box import image
-from rlm.box.engine_api import LABEL, Engine, Spec
+from rlm.box.confinement import Spec, check_config, check_facts, identity
+from rlm.box.engine_api import LABEL, Engine
 from rlm.box.namespace import Namespace, Serve
 from rlm.box.wire import BytesSink, Sink, Wire
 from rlm.errors import SandboxError
@@ -102,7 +103,7 @@ class Box:
             mounts=config.mounts,
             labels=_labels(config.state_dir, session),
         )
-        identities = {target: _identity(source) for source, target in config.mounts}
+        identities = {target: identity(source) for source, target in config.mounts}
         container = await with_deadline(engine.create, spec)
         box: Box | None = None
         try:
@@ -112,8 +113,8 @@ class Box:
             box._wire.start()
             await with_deadline(engine.start, container)
             facts = await box._within(box._hello, HELLO_S)
-            _check_config(await with_deadline(engine.inspect, container), spec)
-            _check_facts(facts, identities)
+            check_config(await with_deadline(engine.inspect, container), spec)
+            check_facts(facts, identities)
             box.python = str(facts["python"])
         except BaseException:
             if box:
@@ -178,102 +179,6 @@ class Box:
         said = self._wire.stderr.decode("utf-8", "replace").strip().splitlines()
         why = said[-1] if said else "It said nothing."
         raise SandboxError("The container did not start.", why, hint="rlm doctor") from None
-
-
-# -- confinement: what was asked for must be what there is
-
-
-def _check_config(found: Mapping[str, Any], spec: Spec) -> None:
-    """Compare the effective configuration with the golden set. Anything weaker is refused."""
-    host, config = found["HostConfig"], found["Config"]
-    expected: dict[str, tuple[object, object]] = {
-        "network": (host["NetworkMode"], "none"),
-        "read-only root": (host["ReadonlyRootfs"], True),
-        "privileged": (host["Privileged"], False),
-        "capabilities dropped": (host["CapDrop"], ["ALL"]),
-        "capabilities added": (host.get("CapAdd") or [], []),
-        "devices": (host.get("Devices") or [], []),
-        "binds": (host.get("Binds") or [], []),
-        "published ports": (host.get("PortBindings") or {}, {}),
-        "memory": (host["Memory"], spec.memory_bytes),
-        "memory with swap": (host["MemorySwap"], spec.memory_bytes),
-        "pids": (host["PidsLimit"], spec.pids),
-        "ipc": (host["IpcMode"], "private"),
-        "pid namespace": (host["PidMode"], ""),
-        "log": (host["LogConfig"]["Type"], "none"),
-        "user": (config["User"], spec.user),
-        "stdin once": (config["StdinOnce"], True),
-        "mounts": (
-            sorted(
-                (mount["Destination"], mount["RW"]) for mount in found["Mounts"] if mount["Type"] != "tmpfs"
-            ),
-            sorted((target, False) for _, target in spec.mounts),
-        ),
-    }
-    wrong = [name for name, (is_, should) in expected.items() if is_ != should]
-    options = host.get("SecurityOpt") or []
-    if not any(option.startswith("no-new-privileges") for option in options):
-        wrong.append("no-new-privileges")
-    if any("unconfined" in option for option in options):
-        wrong.append("seccomp")
-    if wrong:
-        raise _refusal(wrong)
-
-
-Identity = tuple[int, int, int, int]
-"""Device, inode, size (bytes), mtime (ns) of what is mounted, as it was when the user's consent held."""
-
-
-def _identity(source: str) -> Identity:
-    found = Path(source).stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _check_facts(facts: Mapping[str, Any], identities: Mapping[str, Identity]) -> None:
-    """Compare what the supervisor measured inside, before any model code ran."""
-    wrong = []
-    if facts.get("uid") in (0, None):
-        wrong.append("user")
-    if facts.get("capabilities") != 0:
-        wrong.append("capabilities")
-    if facts.get("no_new_privileges") is not True:
-        wrong.append("no-new-privileges")
-    # 2: filter mode. Of two filters one is ours; a single one means that the engine has none.
-    if facts.get("seccomp") != 2 or facts.get("filters") == 1:
-        wrong.append("seccomp")
-    if facts.get("read_only_root") is not True:
-        wrong.append("read-only root")
-    if set(facts.get("interfaces", ["?"])) - {"lo"}:
-        wrong.append("network interfaces")
-    if facts.get("sockets_denied") is not True:
-        wrong.append("sockets")
-    mounts = facts.get("mounts")
-    if not isinstance(mounts, dict) or mounts.keys() != identities.keys():
-        wrong.append("mounts")
-    elif any(not _same_file(identity, mounts[target]) for target, identity in identities.items()):
-        raise SandboxError(
-            "A document is not the file that was agreed to.",
-            "It was replaced while the container started, or cannot be read in it.",
-            hint="Try again; if it persists, check that the file's owner and mode let others read it.",
-        )
-    if wrong:
-        raise _refusal(wrong)
-
-
-def _same_file(identity: Identity, inside: object) -> bool:
-    """Device and inode agree; where the engine runs in a VM and maps them, size and time."""
-    if not isinstance(inside, list) or len(inside) != 5 or inside[4] != 0:
-        return False
-    in_vm = os.uname().sysname != "Linux"
-    return inside[:2] == list(identity[:2]) or (in_vm and inside[2:4] == list(identity[2:]))
-
-
-def _refusal(wrong: list[str]) -> SandboxError:
-    return SandboxError(
-        "The container is less confined than it has to be, so nothing was run in it.",
-        f"Not as asked for: {', '.join(wrong)}.",
-        hint="rlm doctor shows the engine; docs/architecture.md lists what is required.",
-    )
 
 
 def _user() -> str:

@@ -7,37 +7,14 @@ with deadlines of its own. `docker exec`, `cp` and `commit` are not here and are
 import platform
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rlm.box import image
+from rlm.box.confinement import Spec, environment, host_config
 from rlm.errors import SandboxError
 
 CALL_SECONDS = 30
 LABEL = "rlm.sandbox"
-MiB = 1024 * 1024
-
-_MASKED_PATHS = (
-    # the engine's own list, which a list of ours replaces
-    "/proc/asound /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list "
-    "/proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap "
-    # what tells of the host and is of no use inside
-    "/proc/cmdline /proc/version /proc/kallsyms /proc/modules /proc/sys/kernel/random/boot_id /sys/class"
-).split()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What a container is made with. `mounts` are (source on the host, target) pairs, all read-only."""
-
-    image: str
-    user: str
-    memory_bytes: int
-    cpus: float
-    pids: int
-    runtime: str | None
-    mounts: Sequence[tuple[str, str]]
-    labels: Mapping[str, str]
 
 
 class Engine:
@@ -121,49 +98,12 @@ class Engine:
 
     def create(self, spec: Spec) -> str:
         """Create a container, hardened in every way that the engine offers; returns its id."""
-        host = self._api.create_host_config(
-            network_mode="none",
-            read_only=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            mem_limit=spec.memory_bytes,
-            memswap_limit=spec.memory_bytes,
-            nano_cpus=int(spec.cpus * 1e9),
-            pids_limit=spec.pids,
-            ipc_mode="private",
-            shm_size=_shm_bytes(spec),
-            tmpfs={"/tmp": f"rw,noexec,nosuid,nodev,size={_tmp_bytes(spec)},nr_inodes=16384,mode=1777"},  # noqa: S108
-            ulimits=[
-                {"Name": "nofile", "Soft": 1024, "Hard": 1024},
-                {"Name": "core", "Soft": 0, "Hard": 0},
-            ],
-            log_config={"Type": "none", "Config": {}},
-            restart_policy={"Name": "no"},
-            auto_remove=True,
-            runtime=spec.runtime,
-        )
-        host["MaskedPaths"] = list(_MASKED_PATHS)
-        host["Mounts"] = [
-            {
-                "Type": "bind",
-                "Source": source,
-                "Target": target,
-                "ReadOnly": True,
-                "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
-            }
-            for source, target in spec.mounts
-        ]
         config = {
             "Image": spec.image,
             "Cmd": [str(spec.memory_bytes), *(target for _, target in spec.mounts)],
             "Hostname": "sandbox",
             "User": spec.user,
-            "Env": [
-                "HOME=/tmp",
-                "LANG=C.UTF-8",
-                "PYTHONDONTWRITEBYTECODE=1",
-                "GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
-            ],
+            "Env": environment(),
             "Labels": dict(spec.labels),
             # StdinOnce: when our end of the attached stream goes, however it goes, its stdin closes.
             "OpenStdin": True,
@@ -173,7 +113,7 @@ class Engine:
             "AttachStderr": True,
             "Tty": False,
             "NetworkDisabled": True,
-            "HostConfig": host,
+            "HostConfig": host_config(spec),
         }
         try:
             return str(self._api.create_container_from_config(config)["Id"])
@@ -225,14 +165,6 @@ class Engine:
 
 
 _KEEP_ALIVE: dict[int, Any] = {}
-
-
-def _tmp_bytes(spec: Spec) -> int:
-    return max(16 * MiB, min(256 * MiB, spec.memory_bytes // 8))
-
-
-def _shm_bytes(spec: Spec) -> int:
-    return max(8 * MiB, min(64 * MiB, spec.memory_bytes // 16))
 
 
 def _explain(error: Any) -> str:

@@ -1,0 +1,154 @@
+"""What a cell asks of the host while it runs: sub-calls, files, history; and the clock that stands still."""
+
+import asyncio
+
+import pytest
+
+from rlm.box.results import CellResult
+from tests.box import Guest
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_sub_call_returns_the_reply(guest: Guest) -> None:
+    assert await guest.shows("llm_query('what?')") == "'re: what?'\n"
+    assert await guest.shows("rlm_query('q', 'c')") == "'re: q'\n"
+
+
+async def test_batch_is_answered_in_order_and_in_one_request(guest: Guest) -> None:
+    shown = await guest.shows(
+        "llm_query_batched(str(n) for n in range(500)) == [f're: {n}' for n in range(500)]"
+    )
+    assert shown == "True\n"
+    assert len(guest.host.requests) == 1
+    assert await guest.shows("llm_query_batched([])") == "[]\n"
+    assert len(guest.host.requests) == 1
+
+
+async def test_threads_may_ask_at_once_and_each_gets_its_own(guest: Guest) -> None:
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    replies = list(pool.map(llm_query, [f'p{n}' for n in range(64)]))\n"
+        "replies == [f're: p{n}' for n in range(64)]"
+    )
+    assert await guest.shows(code) == "True\n"
+    assert sorted(guest.host.prompts) == sorted(f"p{n}" for n in range(64))
+
+
+async def test_prompts_and_replies_of_many_megabytes_arrive_whole(guest: Guest) -> None:
+    guest.host.reply = lambda prompt: prompt[::-1]
+    assert await guest.shows("llm_query('ab' * 3_000_000) == 'ba' * 3_000_000") == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("llm_query({'a': 1})", "TypeError: prompt must be a str, not dict"),
+        ("llm_query(b'bytes')", "TypeError: prompt must be a str, not bytes"),
+        ("llm_query(None)", "TypeError: prompt must be a str, not NoneType"),
+        ("llm_query('x' * 10**8)", "ValueError: prompt has 100,000,000 characters; split it with chunks()"),
+        ("llm_query_batched('text')", "TypeError: a batch takes a list of prompts; for one prompt use"),
+        ("llm_query_batched(['ok', None])", "TypeError: prompts[1] must be a str, not NoneType"),
+        ("llm_query_batched(['a'] * 100_001)", "ValueError: 100,001 prompts in one batch; at most 100,000"),
+        ("rlm_query_batched(['a', 'b'], ['c'])", "ValueError: 2 prompts but 1 contexts"),
+    ],
+)
+async def test_prompt_that_cannot_be_is_refused_and_nothing_sent(guest: Guest, call: str, error: str) -> None:
+    assert (await guest.run(call)).error.startswith(error)
+    assert guest.host.requests == []
+
+
+async def test_lone_surrogate_in_a_prompt_is_sent_escaped(guest: Guest) -> None:
+    await guest.shows(r"llm_query('a\udc80')")
+    assert guest.host.prompts == [r"a\udc80"]
+
+
+async def test_lone_surrogate_in_a_system_prompt_costs_no_container(guest: Guest) -> None:
+    await guest.run(r"llm_query('a', system='b\udc80')")
+    await guest.is_intact()
+
+
+async def test_long_system_prompt_and_short_prompts_go_together(guest: Guest) -> None:
+    assert await guest.shows("llm_query('p' * 30_000, system='s' * 40_000)[:5]") == "'re: p'\n"
+    refused = await guest.run("llm_query('p', system='s' * 100_000)")
+    assert refused.status == "error"
+    await guest.is_intact()
+
+
+async def test_refusal_of_the_host_is_what_the_cell_reads(guest: Guest) -> None:
+    assert (await guest.run("load_file('/etc/passwd')")).error == "PermissionError: load_file: not here"
+
+
+async def test_interrupt_drops_requests_and_keeps_variables(guest: Guest) -> None:
+    guest.host.gate.clear()
+    running = asyncio.ensure_future(guest.run("before = 1\nreply = llm_query('slow')"))
+    await guest.host.has_been_asked(1)
+    guest.namespace.interrupt()
+    assert (await running).status in ("interrupted", "error")
+    assert guest.host.dropped == 1
+    assert await guest.shows("before, 'reply' in globals()") == "(1, False)\n"
+    guest.host.gate.set()
+    assert await guest.shows("llm_query('again')") == "'re: again'\n"
+
+
+async def test_interrupt_reaches_threads_that_wait_for_replies(guest: Guest) -> None:
+    guest.host.gate.clear()
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(4) as pool: list(pool.map(llm_query, 'abcd'))"
+    )
+    running = asyncio.ensure_future(guest.run(code))
+    await guest.host.has_been_asked(4)
+    guest.namespace.interrupt()
+    assert (await running).status in ("interrupted", "error")
+    assert guest.host.dropped == 4
+    await guest.is_intact()
+
+
+async def test_cell_that_ends_takes_its_threads_requests_with_it(guest: Guest) -> None:
+    guest.host.gate.clear()
+    running = asyncio.ensure_future(
+        guest.run(
+            "import threading\nthreading.Thread(target=llm_query, args=('late',), daemon=True).start()\n"
+            "llm_query('early')"
+        )
+    )
+    await guest.host.has_been_asked(2)
+    guest.host.gate.set()
+    assert (await running).status == "ok"
+    guest.host.gate.clear()
+    await guest.shows(
+        "threading.Thread(target=llm_query, args=('late',), daemon=True).start()\nthreading.Event().wait(0.5)"
+    )
+    await guest.is_intact()
+    assert guest.host.dropped == 1
+
+
+async def test_question_asked_between_cells_is_refused(guest: Guest) -> None:
+    """A `__del__` or a thread that outlives its cell spends nothing."""
+    await guest.shows(
+        "import threading\nstart, heard = threading.Event(), []\n"
+        "def late():\n    start.wait()\n    threading.Event().wait(0.3)\n"
+        "    try: heard.append(llm_query('late'))\n    except Exception as error: heard.append(str(error))\n"
+        "threading.Thread(target=late, daemon=True).start(); start.set()"
+    )
+    await asyncio.sleep(1.0)
+    assert await guest.shows("heard") == "['no cell is running']\n"
+    assert guest.host.prompts == []
+
+
+async def test_waiting_for_a_sub_call_does_not_count_against_the_time_limit(hasty: Guest) -> None:
+    hasty.host.gate.clear()
+    running = asyncio.ensure_future(hasty.run("llm_query('slow')"))
+    await hasty.host.has_been_asked(1)
+    await asyncio.sleep(2.5)
+    hasty.host.gate.set()
+    result = await running
+    assert (result.status, result.shown, result.timed_out) == ("ok", "'re: slow'\n", False)
+
+
+async def test_computing_counts_against_the_time_limit(hasty: Guest) -> None:
+    result: CellResult = await hasty.run("started = True\nwhile True: pass")
+    assert (result.status, result.timed_out) == ("interrupted", True)
+    assert await hasty.shows("started") == "True\n"

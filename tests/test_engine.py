@@ -1,0 +1,295 @@
+"""The loop: ask, run, show, until there is an answer; and what ends it when there is none."""
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+
+from rlm.box.results import CellResult
+from rlm.box.wire import BytesSink
+from rlm.engine import Bounds, Engine, Outcome
+from rlm.errors import BudgetReached, Interrupted, ModelError, NoAnswer
+from rlm.events import (
+    CellFinished,
+    CellOutput,
+    Event,
+    Reminder,
+    ReplyDelta,
+    ReplyFinished,
+    StepStarted,
+)
+from rlm.ledger import Ledger, Price
+from rlm.models import ChatMessage
+from tests.scripted import Line, ScriptedCells, ScriptedModel
+
+PRICE = Price(input_per_mtok=1.0, output_per_mtok=10.0)
+
+
+def block(code: str, *, prose: str = "I look.") -> str:
+    return f"{prose}\n\n```repl\n{code}\n```\n"
+
+
+class Turn:
+    """An engine with scripted surroundings, and everything it said and showed."""
+
+    def __init__(
+        self,
+        *lines: str | Line,
+        max_steps: int = 5,
+        timeout_s: float = 60.0,
+        ledger: Ledger | None = None,
+        price: Price | None = None,
+        accept: Callable[[CellResult], str | None] = lambda result: None,
+    ) -> None:
+        self.model = ScriptedModel([Line(x) if isinstance(x, str) else x for x in lines], price=price)
+        self.cells = ScriptedCells()
+        self.events: list[Event] = []
+        self.said: list[ChatMessage] = []
+        self.ledger = ledger or Ledger()
+        self.engine = Engine(
+            root=self.model,
+            cells=self.cells,
+            ledger=self.ledger,
+            bounds=Bounds(max_steps=max_steps, timeout_s=timeout_s),
+            emit=self.events.append,
+            messages=[ChatMessage(role="system", content="rules")],
+            on_message=self.said.append,
+            accept=accept,
+        )
+
+    async def run(self) -> Outcome:
+        return await self.engine.run("what?")
+
+    def of(self, *kinds: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+def value(outcome: Outcome) -> str:
+    assert isinstance(outcome.value, BytesSink)
+    return outcome.value.data.decode()
+
+
+async def test_asks_runs_shows_until_final() -> None:
+    turn = Turn(block("print(1)"), block("FINAL(42)"))
+    outcome = await turn.run()
+    assert (value(outcome), outcome.steps, outcome.problem) == ("42", 2, None)
+    assert turn.cells.ran == ["print(1)", "FINAL(42)"]
+    assert [message["role"] for message in turn.model.seen[1]] == ["system", "user", "assistant", "user"]
+    assert turn.model.seen[0][1]["content"] == "what?"
+    assert "ran print(1)" in turn.model.seen[1][-1]["content"]
+    assert "Step 1 of 5" in turn.model.seen[1][-1]["content"]
+
+
+async def test_messages_only_grow() -> None:
+    """Providers cache by prefix: what was sent once is sent again as it was."""
+    turn = Turn(block("a"), "prose only", block("b"), block("c"), block("FINAL(1)"))
+    await turn.run()
+    for earlier, later in pairwise(turn.model.seen):
+        assert later[: len(earlier)] == earlier
+    assert turn.engine.messages[1:] == turn.said
+
+
+async def test_reply_is_cut_after_its_first_block() -> None:
+    turn = Turn(block("a") + "\nOut: 17\n```repl\nFINAL(17)\n```\n", block("FINAL(1)"))
+    assert value(await turn.run()) == "1"
+    assert turn.cells.ran[0] == "a"
+    assert "17" not in str(turn.model.seen[1])
+    assert turn.model.streams[0].closed
+
+
+async def test_events_tell_what_happened_in_order() -> None:
+    turn = Turn(block("a", prose="Plan."), block("FINAL(1)"))
+    await turn.run()
+    kinds = [type(event) for event in turn.of(StepStarted, ReplyFinished, CellOutput, CellFinished)]
+    assert kinds == [StepStarted, ReplyFinished, CellOutput, CellFinished] * 2
+    shown = "".join(event.text for event in turn.events if isinstance(event, ReplyDelta))
+    assert shown.startswith("Plan.")
+    assert "```" not in shown
+
+
+async def test_bare_final_is_run_as_a_cell() -> None:
+    assert value(await Turn("FINAL(42)").run()) == "42"
+
+
+async def test_prose_gets_one_reminder_and_then_counts() -> None:
+    turn = Turn("The answer is 42.", "As I said: 42.")
+    outcome = await turn.run()
+    assert (outcome.text, outcome.problem) == ("As I said: 42.", None)
+    assert len(turn.of(Reminder)) == 1
+    assert "neither a `repl` block nor FINAL" in turn.model.seen[1][-1]["content"]
+
+
+async def test_block_between_two_pieces_of_prose_earns_another_reminder() -> None:
+    turn = Turn("prose", block("a"), "prose", block("FINAL(1)"))
+    assert value(await turn.run()) == "1"
+    assert len(turn.of(Reminder)) == 2
+
+
+async def test_empty_reply_is_never_the_answer() -> None:
+    outcome = await Turn("", "", "", max_steps=2).run()
+    assert isinstance(outcome.problem, NoAnswer)
+    assert outcome.text is None
+
+
+async def test_reply_cut_by_its_length_is_not_run() -> None:
+    turn = Turn(Line("```repl\ndelete(", finish_reason="length"), block("FINAL(1)"))
+    assert value(await turn.run()) == "1"
+    assert turn.cells.ran == ["FINAL(1)"]
+    assert "cut off inside the block" in turn.model.seen[1][-1]["content"]
+
+
+async def test_missing_fence_of_a_reply_that_ended_by_itself_is_forgiven() -> None:
+    turn = Turn("```repl\nFINAL(1)")
+    assert value(await turn.run()) == "1"
+
+
+async def test_step_limit_asks_for_a_last_answer() -> None:
+    turn = Turn(block("a"), block("b"), "Best guess: 7.", max_steps=2)
+    outcome = await turn.run()
+    assert (outcome.text, outcome.steps) == ("Best guess: 7.", 2)
+    assert isinstance(outcome.problem, NoAnswer)
+    assert "No answer within 2 steps." in turn.model.seen[2][-1]["content"]
+
+
+async def test_last_answer_may_come_from_one_more_cell() -> None:
+    turn = Turn(block("a"), block("FINAL(best)"), max_steps=1)
+    outcome = await turn.run()
+    assert value(outcome) == "best"
+    assert isinstance(outcome.problem, NoAnswer)
+
+
+async def test_last_cell_that_is_no_final_leaves_the_prose() -> None:
+    turn = Turn(block("a"), block("b", prose="Perhaps 7."), max_steps=1)
+    outcome = await turn.run()
+    assert (outcome.text, outcome.value) == ("Perhaps 7.", None)
+    assert turn.model.lines == []
+
+
+async def test_time_limit_stops_a_cell_and_asks_for_a_last_answer() -> None:
+    turn = Turn(block("hang"), "Best guess.", timeout_s=0.2)
+    outcome = await turn.run()
+    assert turn.cells.interrupts == ["time"]
+    assert outcome.text == "Best guess."
+    assert isinstance(outcome.problem, NoAnswer)
+    assert "half" in str(turn.model.seen[1])
+
+
+async def test_time_limit_stops_a_reply_that_hangs() -> None:
+    turn = Turn(Line("I think", hangs=True), "Best guess.", timeout_s=0.2)
+    outcome = await turn.run()
+    assert outcome.text == "Best guess."
+    assert isinstance(outcome.problem, NoAnswer)
+    assert turn.model.streams[0].closed
+
+
+async def test_budget_leaves_enough_for_a_last_answer() -> None:
+    ledger = Ledger(max_cost_usd=0.1)
+    turn = Turn(Line(block("a"), cost_usd=0.089), "Best guess.", ledger=ledger, price=PRICE)
+    outcome = await turn.run()
+    assert outcome.text == "Best guess."
+    assert isinstance(outcome.problem, BudgetReached)
+    assert ledger.usage.calls == 2
+    assert ledger.reserved_usd == 0.0
+
+
+async def test_budget_without_even_a_reserve_ends_without_an_answer() -> None:
+    ledger = Ledger(max_cost_usd=0.000001)
+    turn = Turn(ledger=ledger, price=PRICE)
+    outcome = await turn.run()
+    assert isinstance(outcome.problem, BudgetReached)
+    assert (outcome.text, outcome.value, turn.model.seen) == (None, None, [])
+
+
+async def test_reply_is_limited_to_what_can_be_paid() -> None:
+    ledger = Ledger(max_cost_usd=0.02)
+    turn = Turn(block("FINAL(1)"), ledger=ledger, price=PRICE)
+    await turn.run()
+    assert turn.model.limits[0] is not None
+    assert turn.model.limits[0] * 10 / 1e6 <= 0.02
+
+
+async def test_every_call_is_settled_once() -> None:
+    ledger = Ledger(max_cost_usd=10.0)
+    turn = Turn(block("a"), block("b"), block("FINAL(1)"), ledger=ledger, price=PRICE)
+    await turn.run()
+    assert (ledger.usage.calls, ledger.reserved_usd) == (3, 0.0)
+
+
+async def test_failed_call_is_the_outcome_and_costs_nothing() -> None:
+    failure = ModelError("The provider refused.", "No such model.")
+    ledger = Ledger(max_cost_usd=10.0)
+    turn = Turn(Line("", error=failure), ledger=ledger, price=PRICE)
+    outcome = await turn.run()
+    assert outcome.problem is failure
+    assert (ledger.usage.calls, ledger.reserved_usd) == (0, 0.0)
+
+
+async def test_final_that_is_not_accepted_goes_on_with_the_reason() -> None:
+    def accept(result: CellResult) -> str | None:
+        return "it is empty" if isinstance(result.final, BytesSink) and not result.final.data else None
+
+    turn = Turn(block("FINAL()"), block("FINAL(1)"), accept=accept)
+    assert value(await turn.run()) == "1"
+    assert "FINAL was not accepted: it is empty" in turn.model.seen[1][-1]["content"]
+
+
+async def test_interrupt_during_a_reply_ends_the_turn_and_pays_for_what_came() -> None:
+    ledger = Ledger()
+    turn = Turn(Line("I think", hangs=True), ledger=ledger)
+    running = asyncio.ensure_future(turn.run())
+    await turn.model.stuck.wait()
+    turn.engine.interrupt()
+    outcome = await running
+    assert isinstance(outcome.problem, Interrupted)
+    assert turn.model.streams[0].closed
+    assert ledger.usage.calls == 1
+
+
+async def test_interrupt_during_a_cell_keeps_what_it_showed() -> None:
+    turn = Turn(block("hang"))
+    running = asyncio.ensure_future(turn.run())
+    await turn.cells.running.wait()
+    turn.engine.interrupt()
+    outcome = await running
+    assert isinstance(outcome.problem, Interrupted)
+    assert turn.cells.interrupts == ["user"]
+    assert "interrupted; what it assigned is kept" in turn.said[-1]["content"]
+    assert "half" in turn.said[-1]["content"]
+
+
+async def test_interrupt_during_the_last_answer_ends_the_turn() -> None:
+    turn = Turn(block("a"), Line("Best", hangs=True), max_steps=1)
+    running = asyncio.ensure_future(turn.run())
+    await turn.model.stuck.wait()
+    turn.engine.interrupt()
+    assert isinstance((await running).problem, Interrupted)
+
+
+async def test_error_in_a_cell_is_shown_and_the_loop_goes_on() -> None:
+    turn = Turn(block("bad"), block("FINAL(1)"))
+    turn.cells.results["bad"] = CellResult(
+        status="error", number=1, shown="ValueError: no\n", error="ValueError"
+    )
+    assert value(await turn.run()) == "1"
+    assert "the cell raised; what it assigned before is kept" in turn.model.seen[1][-1]["content"]
+
+
+async def test_rolled_back_cell_names_its_cause() -> None:
+    turn = Turn(block("bomb"), block("crash"), block("FINAL(1)"))
+    turn.cells.results["bomb"] = CellResult(
+        status="rolled_back", number=1, reason="memory", detail=str(2 * 1024**3)
+    )
+    turn.cells.results["crash"] = CellResult(
+        status="rolled_back", number=2, reason="signal", detail="SIGSEGV", namespace_lost=True
+    )
+    await turn.run()
+    assert "it ran out of memory (limit 2.0 GiB)" in turn.model.seen[1][-1]["content"]
+    assert "variables are as they were before" in turn.model.seen[1][-1]["content"]
+    assert "its process died of SIGSEGV" in turn.model.seen[2][-1]["content"]
+    assert "last snapshot" in turn.model.seen[2][-1]["content"]
+
+
+async def test_output_shown_is_bounded() -> None:
+    turn = Turn(block("much"), block("FINAL(1)"))
+    turn.cells.results["much"] = CellResult(status="ok", number=1, shown="x" * 1_000_000)
+    await turn.run()
+    assert len(turn.model.seen[1][-1]["content"]) < 22_000
