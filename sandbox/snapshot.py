@@ -6,12 +6,17 @@ cannot be pickled is found, left out and named with its reason; the rest is save
 It does not decide when to save, nor does it store anything: pieces go out through a callable.
 """
 
+import enum
 import hashlib
 import io
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dill
+
+from sandbox import enums
 
 PIECE_BYTES = 1024 * 1024
 
@@ -59,6 +64,14 @@ class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
     def persistent_id(self, obj: Any) -> Reference | None:
         return self._references.get(id(obj))
 
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.StringIO, io.BytesIO)):
+            # dill would open the file again at load, and empty it when it was open for writing.
+            raise pickle.PicklingError("an open file")
+        if isinstance(obj, enum.EnumMeta) and obj.__module__ == "__main__":
+            return enums.reduce(obj)  # dill saves it by a name that a new process does not have
+        return NotImplemented
+
 
 class _Unpickler(dill.Unpickler):  # type: ignore[misc]
     def __init__(self, file: Any, resolve: Callable[[Reference], Any]) -> None:
@@ -85,7 +98,7 @@ def save(
     while True:
         sink = _Sink(begin())
         try:
-            _Pickler(sink, references).dump(keep)
+            _dump(keep, sink, references)
         except Exception as error:
             found = _unpicklable(keep, references)
             if not found:
@@ -97,6 +110,13 @@ def save(
             continue
         sink.finish()
         return sink.sha256.hexdigest(), skipped
+
+
+def _dump(value: Any, sink: _Sink, references: Mapping[int, Reference]) -> None:
+    with warnings.catch_warnings():
+        # A warning of dill's means a pickle that will not load.
+        warnings.simplefilter("error", dill.PicklingWarning)
+        _Pickler(sink, references).dump(value)
 
 
 def load(data: bytes, resolve: Callable[[Reference], Any]) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def _unpicklable(values: Mapping[str, Any], references: Mapping[int, Reference])
     found = []
     for name, value in values.items():
         try:
-            _Pickler(_Sink(lambda piece: None), references).dump(value)
+            _dump(value, _Sink(lambda piece: None), references)
         except Exception as error:
             found.append((name, _reason(error)))
     return found
