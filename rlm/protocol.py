@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 VERSION = 1
@@ -28,8 +28,6 @@ MAX_CONTROL_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 64 * 1024
 """One data frame. Below the packet size of the hop between supervisor and worker."""
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + BODY_ID.size
-MAX_WHOLE_BYTES = 32 * 1024
-"""A body up to this size may travel with its message."""
 MAX_CODE_BYTES = 1024 * 1024
 WINDOW_BYTES = 1024 * 1024
 """How much of one body the host sends before the worker has to acknowledge some of it."""
@@ -453,10 +451,21 @@ def control_frame(channel: int, message: Message) -> bytes:
     return HEADER.pack(CONTROL, channel, len(payload)) + payload
 
 
-def whole_payload(message: Message, body: bytes) -> bytes:
-    """The payload of a whole frame: length of the control part, control part, body."""
+def whole_payload(message: Message, pieces: Sequence[bytes]) -> bytes | None:
+    """The payload of a whole frame: length of the control part, control part, body.
+
+    None when that is more than a frame holds: then the body has to travel by itself.
+    """
     control = encode(message)
-    return BODY_ID.pack(len(control)) + control + body
+    if BODY_ID.size + len(control) + sum(map(len, pieces)) > MAX_PAYLOAD_BYTES:
+        return None
+    return b"".join((BODY_ID.pack(len(control)), control, *pieces))
+
+
+def whole_frame(channel: int, message: Message, pieces: Sequence[bytes]) -> bytes | None:
+    """A message and its body in one frame; None when they do not fit one."""
+    payload = whole_payload(message, pieces)
+    return None if payload is None else HEADER.pack(WHOLE, channel, len(payload)) + payload
 
 
 def split_whole(payload: bytes) -> tuple[bytes, bytes]:
@@ -467,11 +476,6 @@ def split_whole(payload: bytes) -> tuple[bytes, bytes]:
     if BODY_ID.size + length > len(payload):
         raise ProtocolError("whole frame shorter than its message")
     return payload[BODY_ID.size : BODY_ID.size + length], payload[BODY_ID.size + length :]
-
-
-def whole_frame(channel: int, message: Message, body: bytes) -> bytes:
-    payload = whole_payload(message, body)
-    return HEADER.pack(WHOLE, channel, len(payload)) + payload
 
 
 def data_frames(channel: int, body: int, data: bytes | memoryview) -> Iterator[bytes]:

@@ -96,8 +96,8 @@ class Link:
         if body is None:
             self._sock.send(CONTROL + protocol.encode(message))
             return
-        if isinstance(body, list) and sum(map(len, body)) <= protocol.MAX_WHOLE_BYTES:
-            self._sock.send(WHOLE + protocol.whole_payload(message, b"".join(body)))
+        if isinstance(body, list) and (whole := protocol.whole_payload(message, body)) is not None:
+            self._sock.send(WHOLE + whole)
             return
         writer = self.open_body(message)
         for piece in body:
@@ -107,8 +107,8 @@ class Link:
     def send_last(self, message: Message, body: bytes) -> None:
         """Send what ends a cell. The supervisor first kills whatever the cell left running."""
         self._swept = False
-        if len(body) <= protocol.MAX_WHOLE_BYTES:
-            self._sock.send(LAST + protocol.whole_payload(message, body))
+        if (whole := protocol.whole_payload(message, [body])) is not None:
+            self._sock.send(LAST + whole)
         else:
             self.note(idle=True)
             self.send(message, [body])

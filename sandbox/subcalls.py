@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rlm.protocol import SubCalls, pack_strings, unpack_strings
+from rlm.protocol import ProtocolError, SubCalls, encode, pack_strings, unpack_strings
 from sandbox.link import Link, RequestFailed
 
 MAX_PROMPTS = 100_000
@@ -70,6 +70,12 @@ class SubCaller:
             raise ValueError(f"{count:,} prompts in one batch; at most {MAX_PROMPTS:,}")
         request = self._link.new_request()
         message = SubCalls(request=request, kind=kind, count=count, model=model, system=system)
+        try:
+            encode(message)
+        except ProtocolError:
+            raise ValueError(
+                "system is too long (about 50,000 characters fit); put text into the prompt"
+            ) from None
         try:
             reply = self._link.ask(message, request, [pack_strings(texts)])
         except RequestFailed as refused:

@@ -226,7 +226,9 @@ def test_data_without_a_body_number_is_refused(size: int) -> None:
 
 @given(every_message, st.binary(max_size=300))
 def test_short_body_travels_with_its_message(message: Message, body: bytes) -> None:
-    (frame,) = FrameReader().feed(protocol.whole_frame(3, message, body))
+    whole = protocol.whole_frame(3, message, [body])
+    assert whole is not None
+    (frame,) = FrameReader().feed(whole)
     control, inline = protocol.split_whole(frame.payload)
     assert (protocol.decode(control, ALL), inline) == (message, body)
 
@@ -238,10 +240,13 @@ def test_whole_frame_that_is_cut_short_is_refused(payload: bytes) -> None:
 
 
 def test_message_and_body_that_each_fit_make_a_frame_that_can_be_read() -> None:
-    """A long system prompt and a short list of prompts: each within its limit."""
+    """A long system prompt and a list of prompts: each within its limit. What does not fit is not made."""
     message = protocol.SubCalls(request=1, kind="llm", count=1, model=None, system="s" * 60_000)
-    frame = protocol.whole_frame(1, message, bytes(protocol.MAX_WHOLE_BYTES))
+    room = protocol.MAX_PAYLOAD_BYTES - BODY_ID.size - len(protocol.encode(message))
+    frame = protocol.whole_frame(1, message, [bytes(room - 1), b"\0"])
+    assert frame is not None
     assert len(FrameReader().feed(frame)) == 1
+    assert protocol.whole_frame(1, message, [bytes(room), b"\0"]) is None
 
 
 # Bodies.

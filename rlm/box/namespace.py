@@ -14,8 +14,8 @@ from typing import Any
 
 from rlm import protocol
 from rlm.box.results import CellResult, SnapshotResult
-from rlm.box.wire import BytesSink, Sink, Wire
-from rlm.errors import SandboxLost
+from rlm.box.wire import MEMORY_BYTES, BytesSink, Sink, Wire
+from rlm.errors import RlmError, SandboxLost
 from rlm.protocol import LoadFile, Message, ProtocolError, ReadHistory, SubCalls
 
 GRACE_S = 2.0
@@ -26,6 +26,7 @@ CONTROL_S = 120.0
 """For what runs no model code but may read documents: setting them, starting a worker."""
 RESTORE_S = 600.0
 TICK_S = 0.1
+OPEN_REQUESTS = 1000
 
 Request = SubCalls | LoadFile | ReadHistory
 Serve = Callable[[Request, bytes], Awaitable[bytes]]
@@ -233,14 +234,13 @@ class Namespace:
                 if not waiting.done():
                     waiting.set_result(_Answer(ok, protocol.json_body(_bytes(sink) or b"{}")))
             case protocol.SubCalls() | protocol.LoadFile() | protocol.ReadHistory():
-                task = self._ready.get_loop().create_task(self._answer(message, _bytes(sink)))
-                self._requests.add(task)
-                task.add_done_callback(self._requests.discard)
+                self._take_request(message, _bytes(sink))
             case protocol.Ack():
                 self._wire.acknowledged(self.channel, message)
 
     def rolled_back(self, message: protocol.RolledBack) -> None:
         self._drop_requests()
+        self._wire.cut_off(self.channel)
         if not message.restored:
             self.lost_namespace = True
             self._ready = self._ready.get_loop().create_future()
@@ -317,20 +317,46 @@ class Namespace:
             )
         )
 
+    def _take_request(self, request: Request, body: bytes) -> None:
+        """Answer a request in a task of its own; what all of them hold in memory is bounded."""
+        wire = self._wire
+        too_much = wire.held_bytes + len(body) > MEMORY_BYTES or len(self._requests) >= OPEN_REQUESTS
+        size_bytes = 0 if too_much else len(body)
+        answer = self._refuse(request) if too_much else self._answer(request, body)
+        task = self._ready.get_loop().create_task(answer)
+        wire.held_bytes += size_bytes
+        self._requests.add(task)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._requests.discard(task)
+            wire.held_bytes -= size_bytes
+
+        task.add_done_callback(done)
+
+    async def _refuse(self, request: Request) -> None:
+        reason = "too many or too large requests at once; wait for replies, or send less"
+        await self._wire.send_body(
+            self.channel, protocol.Reply(request=request.request, ok=False), [reason.encode()]
+        )
+
     async def _answer(self, request: Request, body: bytes) -> None:
+        reply, ok = await self._serve_or_refuse(request, body)
+        message = protocol.Reply(request=request.request, ok=ok)
+        await self._wire.send_body(self.channel, message, _pieces(reply))
+
+    async def _serve_or_refuse(self, request: Request, body: bytes) -> tuple[bytes, bool]:
+        """The body of the reply, and whether it is what was asked for or a reason why not."""
         try:
             if self._cell is None or self._stopping:
                 raise RequestRefused(
                     "no cell is running" if self._cell is None else "the cell was interrupted"
                 )
-            reply, ok = await self._serve(request, body), True
-        except RequestRefused as refused:
-            reply, ok = str(refused).encode("utf-8", "backslashreplace"), False
+            return await self._serve(request, body), True
+        except (RequestRefused, ProtocolError, RlmError) as refused:
+            return str(refused).encode("utf-8", "backslashreplace"), False
         except asyncio.CancelledError:
             self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
             raise
-        message = protocol.Reply(request=request.request, ok=ok)
-        await self._wire.send_body(self.channel, message, _pieces(reply))
 
     def _drop_requests(self) -> None:
         for task in self._requests:

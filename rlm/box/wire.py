@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlm import protocol
 from rlm.errors import SandboxLost
@@ -75,6 +75,15 @@ class _Body:
     size_bytes: int = 0
 
 
+@dataclasses.dataclass(slots=True)
+class _Way:
+    """A body on its way to a worker. `cut`: nobody takes it in any more."""
+
+    acknowledged: int = 0
+    cut: bool = False
+    moved: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
 Deliver = Callable[[int, Message, Sink], None]
 OpenSink = Callable[[int, Message], Sink | None]
 
@@ -94,11 +103,13 @@ class Wire:
         self._room = threading.Semaphore(MESSAGES_AHEAD)
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._body_numbers = itertools.count(1)
-        self._credit: dict[tuple[int, int], asyncio.Semaphore] = {}
-        self._acknowledged: dict[tuple[int, int], int] = {}
+        self._ways: dict[tuple[int, int], _Way] = {}
         self._bodies: dict[tuple[int, int], _Body] = {}
         self._in_memory = 0
+        self.held_bytes = 0
+        """Bodies of requests that are being answered; `rlm.box.namespace` counts them."""
         self._closing = False
+        self._kind = self._left = 0
         self.stderr = b""
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._threads = [
@@ -118,36 +129,57 @@ class Wire:
 
     async def send_body(self, channel: int, message: Message, body: Iterable[bytes]) -> None:
         """Send a message and its body, never more than a window ahead of what the worker took in."""
-        if isinstance(body, Sequence) and sum(map(len, body)) <= protocol.MAX_WHOLE_BYTES:
-            self._outgoing.put(protocol.whole_frame(channel, message, b"".join(body)))
+        whole = protocol.whole_frame(channel, message, body) if isinstance(body, Sequence) else None
+        if whole is not None:
+            self._outgoing.put(whole)
             return
         number = next(self._body_numbers)
         first = [protocol.control_frame(channel, dataclasses.replace(message, body=number))]
-        key = (channel, number)
-        self._acknowledged[key] = sent = 0
-        self._credit[key] = asyncio.Semaphore(0)
+        key, sent = (channel, number), 0
+        way = self._ways[key] = _Way()
         try:
             for piece in body:
                 for start in range(0, len(piece), protocol.MAX_CHUNK_BYTES):
                     chunk = piece[start : start + protocol.MAX_CHUNK_BYTES]
-                    while sent + len(chunk) - self._acknowledged[key] > protocol.WINDOW_BYTES:
-                        await self._credit[key].acquire()
+                    while sent + len(chunk) - way.acknowledged > protocol.WINDOW_BYTES:
+                        await self._room_on(way)
+                        if way.cut:
+                            return
                     # The beginning goes out with the first chunk, and for a small body with its end.
                     self._outgoing.put(b"".join([*first, *protocol.data_frames(channel, number, chunk)]))
                     first.clear()
                     sent += len(chunk)
             self._outgoing.put(b"".join([*first, protocol.end_frame(channel, number)]))
         finally:
-            del self._credit[key], self._acknowledged[key]
+            del self._ways[key]
+
+    async def _room_on(self, way: "_Way") -> None:
+        """Wait until something was acknowledged, or the worker has died. Raises `SandboxLost`."""
+        way.moved.clear()
+        moved = asyncio.ensure_future(way.moved.wait())
+        either: set[asyncio.Future[Any]] = {moved, self.lost}
+        try:
+            await asyncio.wait(either, return_when="FIRST_COMPLETED")
+        finally:
+            moved.cancel()
+        if self.lost.done():
+            self.lost.result()
+            way.cut = True
 
     def acknowledged(self, channel: int, ack: protocol.Ack) -> None:
-        key = (channel, ack.stream)
-        if key in self._credit:
-            self._acknowledged[key] += ack.size
-            self._credit[key].release()
+        if way := self._ways.get((channel, ack.stream)):
+            way.acknowledged += ack.size
+            way.moved.set()
 
-    def forget(self, channel: int) -> None:
-        """Drop half-gathered bodies of a worker that died. Called on the loop, at the frame that says so."""
+    def cut_off(self, channel: int) -> None:
+        """The worker died: what was being sent to it is not sent on."""
+        for (to, _), way in self._ways.items():
+            if to == channel:
+                way.cut = True
+                way.moved.set()
+
+    def _forget(self, channel: int) -> None:
+        """Drop half-gathered bodies of a worker that died."""
         for key in [key for key in self._bodies if key[0] == channel]:
             self._drop(key)
 
@@ -206,20 +238,22 @@ class Wire:
         return bool(poll.poll(1000))
 
     def _demultiplex(self, raw: bytearray) -> Iterable[bytes]:
-        """Undo the engine's framing of stdout and stderr; what is incomplete stays in `raw`."""
-        position = 0
+        """Undo the engine's framing of stdout and stderr. What there is of a payload is passed on at once."""
         pieces = []
-        while len(raw) - position >= _STREAM_HEADER.size:
-            kind, length = _STREAM_HEADER.unpack_from(raw, position)
-            start, end = position + _STREAM_HEADER.size, position + _STREAM_HEADER.size + length
-            if len(raw) < end:
-                break
-            if kind == _STDERR:
-                self.stderr = (self.stderr + bytes(raw[start:end]))[-STDERR_BYTES:]
+        while raw:
+            if not self._left:
+                if len(raw) < _STREAM_HEADER.size:
+                    break
+                self._kind, self._left = _STREAM_HEADER.unpack_from(raw)
+                del raw[: _STREAM_HEADER.size]
+                continue
+            piece = bytes(raw[: self._left])
+            del raw[: self._left]
+            self._left -= len(piece)
+            if self._kind == _STDERR:
+                self.stderr = (self.stderr + piece)[-STDERR_BYTES:]
             else:
-                pieces.append(bytes(raw[start:end]))
-            position = end
-        del raw[:position]
+                pieces.append(piece)
         return pieces
 
     def _take(self, frame: Frame) -> None:
@@ -268,7 +302,7 @@ class Wire:
     def _hand_over(self, channel: int, message: Message, sink: Sink) -> None:
         if isinstance(message, protocol.RolledBack):
             # In the reading thread, so that no later frame of the same number meets a dead one's remains.
-            self.forget(message.worker)
+            self._forget(message.worker)
         self._room.acquire()
         self._loop.call_soon_threadsafe(self._on_loop, channel, message, sink)
 
