@@ -37,6 +37,8 @@ class Output(io.TextIOBase):
         self._pending_chars = 0
         self._live_chars = 0
         self._timer: threading.Timer | None = None
+        self._mute = set(threading.enumerate()) - {threading.current_thread()}
+        """Threads that outlived their cells have nothing to say in this one."""
         self.total_chars = 0
 
     def writable(self) -> bool:
@@ -48,7 +50,7 @@ class Output(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if not text:
+        if not text or threading.current_thread() in self._mute:
             return 0
         with self._lock:
             self.total_chars += len(text)

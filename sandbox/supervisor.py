@@ -26,12 +26,23 @@ from rlm import protocol
 from rlm.protocol import HEADER, FrameReader, Message
 from sandbox import probe, seccomp
 from sandbox.link import LAST, NOTE, PACKET_BYTES
+from sandbox.processes import (
+    Process,
+    all_processes,
+    oom_kills,
+    process_of,
+    send_signal,
+    signal_group,
+    wait_for,
+)
 from sandbox.worker import WAKE, Limits, Worker
 
 READ_BYTES = 256 * 1024
 OUTBOX_BYTES = 1024 * 1024
 """With so much waiting for the host, workers are not listened to until it has read some."""
 FRAMES_AT_ONCE = 16
+SOCKET_BYTES = 512 * 1024
+"""More than the socket of a worker holds."""
 SWEEPS = 200
 
 _PR_SET_DUMPABLE = 4
@@ -50,6 +61,7 @@ class Child:
     dying: str = ""
     detail: str = ""
     helpers: set[int] = dataclasses.field(default_factory=set)
+    inbox: deque[bytes] = dataclasses.field(default_factory=deque)
     outbox: deque[bytes] = dataclasses.field(default_factory=deque)
 
 
@@ -61,7 +73,7 @@ class Supervisor:
         self._reader = FrameReader()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         # The stream moves to descriptors that no child keeps; 0, 1 and 2 lead nowhere.
         self._stdin, self._stdout = os.dup(0), os.dup(1)
         nowhere = os.open("/dev/null", os.O_RDWR)
@@ -79,8 +91,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         message = protocol.Hello(version=protocol.VERSION, python=str(hello["python"]))
         body = json.dumps(hello).encode()
-        if len(body) <= protocol.MAX_WHOLE_BYTES:
-            self._put(protocol.whole_frame(0, message, body))
+        if (whole := protocol.whole_frame(0, message, [body])) is not None:
+            self._put(whole)
         else:
             self._send(0, dataclasses.replace(message, body=1))
             self._put(*protocol.data_frames(0, 1, body), protocol.end_frame(0, 1))
@@ -107,7 +119,7 @@ class Supervisor:
             events = ready.get(child.sock.fileno(), 0)
             if events & select.POLLOUT:
                 self._feed(child)
-            if events & (select.POLLIN | select.POLLHUP):
+            if events & (select.POLLIN | select.POLLHUP) or child.inbox:
                 self._listen(child)
         if self._stdin in ready:
             self._hear_host()
@@ -148,13 +160,30 @@ class Supervisor:
         except OSError:
             child.outbox.clear()  # the worker is gone; SIGCHLD tells the rest
 
-    def _listen(self, child: Child) -> None:
-        """Pass on what the worker has sent, until its socket is empty or the host falls behind."""
-        while self._outbox_bytes < OUTBOX_BYTES:
+    def _drain(self, child: Child) -> None:
+        """Take in what lies in the worker's socket. Which processes are its own is known from that moment."""
+        taken = 0
+        while taken < SOCKET_BYTES:
             try:
                 packet = child.sock.recv(PACKET_BYTES, socket.MSG_DONTWAIT)
             except OSError:
                 return
+            if not packet:
+                return
+            taken += len(packet)
+            if packet[:1] == NOTE:
+                note: dict[str, int] = json.loads(packet[1:])
+                if "twin" in note:
+                    child.twin = note["twin"]
+                child.helpers |= {note["helper"]} if "helper" in note else set()
+            child.inbox.append(packet)
+
+    def _listen(self, child: Child) -> None:
+        """Pass on what the worker has sent, in its order, until the host falls behind."""
+        if not child.inbox:
+            self._drain(child)
+        while child.inbox and self._outbox_bytes < OUTBOX_BYTES:
+            packet = child.inbox.popleft()
             kind, payload = packet[:1], packet[1:]
             if kind == NOTE:
                 self._heed(child, json.loads(payload))
@@ -163,15 +192,11 @@ class Supervisor:
                 self._put(HEADER.pack(protocol.WHOLE, child.channel, len(payload)) + payload)
             elif kind in protocol.KINDS and payload:
                 self._put(HEADER.pack(kind, child.channel, len(payload)) + payload)
-            elif not packet:
-                return
 
     def _heed(self, child: Child, note: dict[str, int]) -> None:
         if "running" in note:
             child.running, child.killed = True, False
-            self._oom_kills = _oom_kills()
-        elif "twin" in note:
-            child.twin = note["twin"]
+            self._oom_kills = oom_kills()
         elif "idle" in note:
             child.running = False
             self._sweep(child)
@@ -179,12 +204,11 @@ class Supervisor:
             self._feed(child)
         elif "took_over" in note:
             if child.dying and note["took_over"] == child.pid:
+                send_signal(child.pid, WAKE)  # it waits for this before it does anything
                 self._rolled_back(child, restored=True)
             else:  # something else woke it: there must not be two of it
-                _signal(note["took_over"], signal.SIGKILL)
+                send_signal(note["took_over"], signal.SIGKILL)
                 child.twin = 0
-        elif "helper" in note:
-            child.helpers.add(note["helper"])
 
     def _send(self, channel: int, message: Message) -> None:
         self._put(protocol.control_frame(channel, message))
@@ -216,6 +240,7 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
+            ours.close()
             self._become_worker(theirs)
         theirs.close()
         self._children[channel] = Child(channel, pid, ours)
@@ -238,20 +263,22 @@ class Supervisor:
     def _interrupt(self, channel: int) -> None:
         child = self._children.get(channel)
         if child and child.running:
-            _signal_group(child.pid, signal.SIGINT)
+            signal_group(child.pid, signal.SIGINT)
 
     def _kill(self, channel: int) -> None:
         child = self._children.get(channel)
         if child and child.running:
             child.killed = True
-            _signal(child.pid, signal.SIGKILL)
+            send_signal(child.pid, signal.SIGKILL)
 
     def _close(self, channel: int) -> None:
         if child := self._children.pop(channel, None):
-            for pid in (child.twin, child.pid, *child.helpers):
-                _signal(pid, signal.SIGKILL)
-            self._kill_all(lambda pid: _session(pid) == child.pid)
+            # The worker first: then there is no twin or helper but those it told of, and orphans.
+            send_signal(child.pid, signal.SIGKILL)
+            wait_for(child.pid)
+            self._drain(child)
             child.sock.close()
+            self._kill_all(lambda process: process.parent == 1 or process.session == child.pid)
 
     def _reap(self) -> None:
         try:
@@ -275,22 +302,23 @@ class Supervisor:
 
     def _died(self, child: Child, status: int) -> None:
         for helper in child.helpers:
-            _signal(helper, signal.SIGKILL)
+            send_signal(helper, signal.SIGKILL)
         child.helpers.clear()
         # What it sent before it died comes first, so that the host hears things in their order.
+        self._drain(child)
         self._listen(child)
         child.dying, child.detail = self._cause(child, status)
         self._sweep(child)
-        if child.twin and _alive(child.twin):
+        if child.twin and process_of(child.twin):
             child.pid, child.twin = child.twin, 0
-            _signal(child.pid, WAKE)
+            send_signal(child.pid, WAKE)
         else:
             self._rolled_back(child, restored=False)
 
     def _cause(self, child: Child, status: int) -> tuple[str, str]:
         if child.killed:
             return "killed", "it did not react to an interrupt"
-        kills, self._oom_kills = self._oom_kills, _oom_kills()
+        kills, self._oom_kills = self._oom_kills, oom_kills()
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             if number == signal.SIGKILL and self._oom_kills > kills:
@@ -315,25 +343,33 @@ class Supervisor:
     def _sweep(self, child: Child) -> None:
         """Kill what the cell of `child` left behind; when no other cell runs, everything unknown."""
         others = [other for other in self._children.values() if other is not child]
-        keep = {1, child.pid, child.twin} | child.helpers
-        for other in others:
-            keep |= {other.pid, other.twin} | other.helpers
         if any(other.running for other in others):
-            self._kill_all(lambda pid: pid not in keep and _session(pid) == child.pid)
+            self._kill_all(lambda process: process.session == child.pid)
             return
         # An idle worker has no children but a twin or a helper that it has yet to tell of.
         idle = {other.pid for other in others}
-        self._kill_all(lambda pid: pid not in keep and _parent(pid) not in idle)
+        self._kill_all(lambda process: process.parent not in idle)
 
-    def _kill_all(self, is_stray: Callable[[int], bool]) -> None:
+    def _kill_all(self, is_stray: Callable[[Process], bool]) -> None:
         """Kill until there is nothing left to kill: a fork bomb makes more in the meantime."""
         for _ in range(SWEEPS):
-            strays = [pid for pid in _processes() if is_stray(pid) and _alive(pid)]
+            # In this order: what lost its parent since then has been told of by it.
+            processes = all_processes()
+            known = self._known()
+            strays = [process.pid for process in processes if process.pid not in known and is_stray(process)]
             if not strays:
                 return
             for pid in strays:
-                _signal(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
             self._collect(strays)
+
+    def _known(self) -> set[int]:
+        """Every process that belongs to a worker, as far as the workers have told."""
+        known = {1}
+        for child in self._children.values():
+            self._drain(child)
+            known |= {child.pid, child.twin} | child.helpers
+        return known
 
     @staticmethod
     def _collect(pids: list[int]) -> None:
@@ -342,64 +378,6 @@ class Supervisor:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 continue  # its parent, a worker, reaps it
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _session(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[3]) if fields else 0
-
-
-def _parent(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[1]) if fields else 0
-
-
-def _alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    fields = _stat(pid)
-    return bool(fields) and fields[0] != "Z"
-
-
-def _signal(pid: int, number: int) -> None:
-    """Signal a process that may be gone. Never 0 or 1: those would mean everybody, or ourselves."""
-    if pid > 1:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _oom_kills() -> int:
-    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try:
-            with open(path, encoding="ascii") as lines:
-                for line in lines:
-                    key, _, value = line.partition(" ")
-                    if key == "oom_kill":
-                        return int(value)
-        except OSError:
-            continue
-    return 0
 
 
 def main() -> NoReturn:

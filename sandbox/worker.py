@@ -143,6 +143,8 @@ class Worker:
         _set_oom_score(1000)
         self._link.after_fork()
         self._link.note(took_over=os.getpid())
+        # A cell can wake it too; then it is killed here, and nothing comes of it.
+        signal.sigwait({WAKE})
         return True
 
     # -- cells
