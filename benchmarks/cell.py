@@ -106,7 +106,7 @@ async def main() -> None:
     engine = Engine()
     tag = ensure_image(engine, SandboxConfig().image, print)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o755)  # noqa: ASYNC240
         echo = Echo(engine, tag)
         opened = [await open_context(engine, tag, Path(folder), size) for size in SIZES_MB]
         took: dict[str, list[float]] = {"bare echo": []} | {f"{size:,} MB": [] for size in SIZES_MB}

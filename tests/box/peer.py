@@ -25,6 +25,13 @@ def control(message: Message, *, channel: int = 1) -> bytes:
     return engine_frame(protocol.control_frame(channel, message))
 
 
+def whole(message: Message, body: bytes) -> bytes:
+    """A message on channel 1 with its body, in the supervisor's framing alone."""
+    frame = protocol.whole_frame(1, message, [body])
+    assert frame is not None
+    return frame
+
+
 def data(chunk: bytes, *, body: int = 1, channel: int = 1) -> bytes:
     return engine_frame(HEADER.pack(DATA, channel, BODY_ID.size + len(chunk)) + BODY_ID.pack(body) + chunk)
 

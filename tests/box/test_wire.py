@@ -21,7 +21,7 @@ from rlm.box.wire import Sink, Wire
 from rlm.errors import SandboxLost
 from rlm.protocol import BODY_ID, CONTROL, DATA, HEADER, Message
 from tests.box import MiB
-from tests.box.peer import READY, STDERR, Link, control, data, engine_frame
+from tests.box.peer import READY, STDERR, Link, control, data, engine_frame, whole
 
 DONE = protocol.Done(request=1, body=1)
 
@@ -47,7 +47,7 @@ async def test_any_cut_of_the_stream_is_the_same_stream(link: Link) -> None:
 
 
 async def test_short_body_comes_with_its_message(link: Link) -> None:
-    await link.say(engine_frame(protocol.whole_frame(1, protocol.Done(request=5), b"{}")))
+    await link.say(engine_frame(whole(protocol.Done(request=5), b"{}")))
     await link.messages(1)
     assert link.delivered == [(1, protocol.Done(request=5), b"{}")]
 
@@ -80,7 +80,7 @@ LIES = {
         b"".join(protocol.control_frame(1, protocol.Done(request=1, body=n)) for n in range(1, 4098)),
         "too many bodies",
     ),
-    "a body in the frame and one to come": (protocol.whole_frame(1, DONE, b"{}"), "a body that cannot be"),
+    "a body in the frame and one to come": (whole(DONE, b"{}"), "a body that cannot be"),
     "whole frame cut short": (
         HEADER.pack(protocol.WHOLE, 1, 4) + BODY_ID.pack(9),
         "shorter than its message",
