@@ -97,7 +97,7 @@ class Matches(Sequence[Match]):
         between = "\n--\n" if any(item.before or item.after for item in self.items) else "\n"
         count = f"{len(self.items):,} match{'' if len(self.items) == 1 else 'es'}"
         if self.truncated:
-            count = f"first {count}; there may be more: raise max_matches, or use count_matches"
+            count = f"first {count}; there may be more: raise max_matches, or use count"
         footer = f"({count}{'; ' if self.note else ''}{self.note})"
         return between.join(map(repr, self.items)) + ("\n" if self.items else "") + footer
 
