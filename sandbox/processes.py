@@ -12,9 +12,13 @@ class Process(NamedTuple):
     session: int
 
 
+def all_pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
 def all_processes() -> list[Process]:
     """All that live; zombies do not."""
-    found = (process_of(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    found = map(process_of, all_pids())
     return [process for process in found if process]
 
 

@@ -28,6 +28,7 @@ from sandbox import probe, seccomp
 from sandbox.link import LAST, NOTE, PACKET_BYTES
 from sandbox.processes import (
     Process,
+    all_pids,
     all_processes,
     oom_kills,
     process_of,
@@ -354,7 +355,8 @@ class Supervisor:
         """Kill until there is nothing left to kill: a fork bomb makes more in the meantime."""
         for _ in range(SWEEPS):
             # In this order: what lost its parent since then has been told of by it.
-            processes = all_processes()
+            pids = all_pids()
+            processes = [] if pids <= self._known() else all_processes()
             known = self._known()
             strays = [process.pid for process in processes if process.pid not in known and is_stray(process)]
             if not strays:

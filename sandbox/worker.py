@@ -66,8 +66,6 @@ class Worker:
         )
         self._builtins = builtin_names.save()
         self._twin = 0
-        self._ended: list[int] = []
-        """Twins that were killed and are to be reaped; nobody need wait while they die."""
 
     def run(self) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
@@ -116,11 +114,10 @@ class Worker:
         while enough and not self._twin and self._fork_twin():
             continue
         if old:
-            with contextlib.suppress(ProcessLookupError):
+            # In a twin that was woken it is not a child, and somebody else reaps it.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(old, signal.SIGKILL)
-            self._ended.append(old)
-        while self._ended and _reaped(self._ended[-1]):
-            self._ended.pop()
+                os.waitpid(old, 0)
 
     def _fork_twin(self) -> bool:
         """Returns in the original with the twin's pid in `_twin`; in the twin when it is woken, with 0.
@@ -299,14 +296,6 @@ def _reset_process() -> None:
     gc.enable()
     os.chdir("/tmp")  # noqa: S108
     warnings.filters[:] = _WARNING_FILTERS  # type: ignore[index]
-
-
-def _reaped(child: int) -> bool:
-    """Whether a killed child is gone for good; True as well for one that is not ours to reap."""
-    try:
-        return bool(os.waitpid(child, os.WNOHANG)[0])
-    except ChildProcessError:
-        return True
 
 
 def _private_bytes() -> int:
