@@ -104,6 +104,8 @@ class Chat:
             self.console.error(RlmError(finished.message, hint=finished.hint))
 
     def _welcome(self) -> None:
+        from rlm.ui.numbers import plural
+
         session, config = self.session, self.session.config
         view = session.state.view()
         documents = session.documents
@@ -114,10 +116,9 @@ class Chat:
         facts.append(f"up to ${config.limits.max_cost_usd:.2f} a question")
         self.console.line(" · ".join(facts), style="dim")
         if view.turns:
-            turns, variables = len(view.turns), len(view.snapshots[-1].variables) if view.snapshots else 0
-            self.console.line(
-                f"resuming session {view.session}: {turns} turns, {variables} variables kept", style="dim"
-            )
+            variables = len(view.snapshots[-1].variables) if view.snapshots else 0
+            kept = f"{plural(len(view.turns), 'turn')}, {plural(variables, 'variable')} kept"
+            self.console.line(f"resuming session {view.session}: {kept}", style="dim")
         if view.interrupted:
             self.console.note(f"the last turn was not finished: {view.interrupted.question[:200]}")
 
