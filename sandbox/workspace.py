@@ -7,15 +7,17 @@ that is not among the documents, and the messages of the session.
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlm.protocol import LoadFile, ReadHistory
+from rlm.protocol import LoadFile
 from sandbox import chunks as chunking
 from sandbox import search
 from sandbox.cell import Finished
 from sandbox.documents import Document, text_lines
+from sandbox.final import FinalValue, as_final
+from sandbox.history import History
 from sandbox.library import Library
 from sandbox.link import Link, RequestFailed
 from sandbox.listing import Shown, describe, table
@@ -26,46 +28,8 @@ from sandbox.textfile import DocumentSpec
 
 OUTPUTS_CHARS = 16 * 1024 * 1024
 SMALL_BYTES = 256 * 1024
-PIECE_CHARS = 1024 * 1024
 
 Text = str | Document
-
-
-@dataclass(frozen=True, slots=True)
-class FinalValue:
-    """What FINAL was given, as the host will have it: `text`, `json` or `repr`."""
-
-    value: Any
-    format: str
-    text: str
-
-    def pieces(self) -> Iterator[bytes]:
-        for start in range(0, len(self.text), PIECE_CHARS):
-            yield self.text[start : start + PIECE_CHARS].encode("utf-8", "backslashreplace")
-
-
-class History(Sequence[dict[str, Any]]):
-    """The messages of the session, fetched from the host when they are looked at."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def _rows(self) -> list[dict[str, Any]]:
-        request = self._link.new_request()
-        rows: list[dict[str, Any]] = json.loads(self._link.ask(ReadHistory(request=request), request))
-        return rows
-
-    def __len__(self) -> int:
-        return len(self._rows())
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._rows()[key]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._rows())
-
-    def __repr__(self) -> str:
-        return f"<history: {len(self)} messages; each a dict with turn, role, content>"
 
 
 @dataclass(slots=True)
@@ -393,7 +357,7 @@ class Workspace:
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name is the paper's
         """The answer. Ends the cell and the turn."""
-        self._final = _as_final(value)
+        self._final = as_final(value)
         raise Finished
 
     def FINAL_VAR(self, name: Any) -> None:  # noqa: N802
@@ -424,20 +388,6 @@ def _engine(text: Text) -> search.Engine:
     """For a small text, starting ripgrep takes longer than the search."""
     size = text.size_bytes if isinstance(text, Document) else len(text)
     return "python" if size < SMALL_BYTES else "auto"
-
-
-def _as_final(value: Any) -> FinalValue:
-    if isinstance(value, str):
-        return FinalValue(value, "text", str(value))
-    if isinstance(value, bytes):
-        return FinalValue(value, "text", value.decode("utf-8", "backslashreplace"))
-    if type(value).__module__.startswith("sandbox."):
-        return FinalValue(value, "text", str(value))
-    try:
-        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return FinalValue(value, "repr", str(value))
-    return FinalValue(value, "json", text)
 
 
 def _renamed(spec: DocumentSpec, name: str) -> DocumentSpec:
