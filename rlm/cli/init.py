@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from rlm.cli.options import Options, common
+from rlm.errors import DocumentError
 
 
 @click.command(
@@ -26,8 +27,14 @@ def command(options: Options, files: tuple[str, ...], *, name: str | None, repla
     from rlm.ui.numbers import plural
 
     console = options.console()
-    with options.state(command="init") as state:
-        added, documents, skipped = register(state, files, cwd=Path.cwd(), replace=replace, name=name)
+    existed = options.state_dir.exists()
+    try:
+        with options.state(command="init") as state:
+            added, documents, skipped = register(state, files, cwd=Path.cwd(), replace=replace, name=name)
+    except DocumentError:
+        if not existed:
+            state.reset()  # nothing was registered, so nothing is left behind
+        raise
     if options.quiet:
         return
     for line in document_lines(added, most=20):

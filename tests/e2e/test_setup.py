@@ -37,6 +37,18 @@ def test_doctor_names_what_is_missing_and_the_fix(project: Project) -> None:
     assert "rlm doctor" in failed[0]["fix"]
 
 
+def test_what_is_mistyped_gets_a_suggestion_and_leaves_nothing_behind(project: Project) -> None:
+    project.write("meetings.txt", "one\n")
+    mistyped = project.run("staus")
+    assert (mistyped.code, mistyped.out) == (2, b"")
+    assert "There is no command 'staus'. Did you mean status?" in mistyped.err
+
+    missing = project.run("init", "meeting.txt")
+    assert missing.code == 2
+    assert "Did you mean meetings.txt?" in missing.err
+    assert not (project.folder / ".rlm_state").exists()
+
+
 def test_a_fresh_question_neither_uses_nor_changes_the_session(project: Project, server: ModelServer) -> None:
     project.write("a.txt", "one\n")
     assert project.run("init", "a.txt").code == 0
