@@ -91,7 +91,8 @@ def refreshed(documents: Sequence[Document]) -> tuple[list[Document], list[str]]
         except DocumentError as error:
             notes.append(f"{document.name!r} is left out: {error.what}")
             continue
-        notes.append(f"{document.name!r} has {change} on disk since it was loaded; this is the present one.")
+        happened = {"grown": "has grown", "replaced": "was replaced"}.get(change, "has changed")
+        notes.append(f"{document.name!r} {happened} on disk since it was loaded; this is the present one.")
         present.append(again)
     return present, notes
 

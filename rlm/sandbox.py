@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rlm import protocol
 from rlm.answers import FailedSink, FileSink
@@ -56,6 +57,10 @@ class Sandbox:
     _box: Box | None = None
     _namespace: Namespace | None = None
     _plan: list[Mount] = field(default_factory=list)
+    _identities: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each document when it was mounted."""
+    _changed: bool = False
+    """The worker has to be told of documents; `_stale`: the container cannot see them all."""
     _stale: bool = False
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _background: "asyncio.Task[None] | None" = None
@@ -68,10 +73,13 @@ class Sandbox:
 
     async def start(self) -> None:
         """Start a container with the documents mounted and the last snapshot restored, unless one runs."""
-        if self.running and not self._stale:
+        if self.running and self._stale:
+            await self._replace()
             return
         if self.running:
-            await self._replace()
+            if self._changed and self._namespace:
+                self._changed = False
+                await self._set_documents(self._namespace)
             return
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
         for document in self.documents:
@@ -108,12 +116,14 @@ class Sandbox:
             state_dir=self.state.path,
             mounts=[(str(mount.source), mount.target) for mount in self._plan],
         )
+        self._identities = {document.path: (document.device, document.inode) for document in self.documents}
+        self._changed = False
         self._box = await Box.start(engine, config, tag, session=self.session)
         await self._open_namespace()
 
     async def close(self) -> None:
         if self._background:
-            await self._background
+            self._background.cancel()  # a turn that ended has saved already, and waited for this
         box, self._box, self._namespace = self._box, None, None
         if box:
             await box.close()
@@ -187,13 +197,21 @@ class Sandbox:
     def add_documents(self, documents: Sequence[Document], *, active: str | None) -> None:
         """The documents from here on; mounted, where need be, before the next cell."""
         self.documents, self.active = documents, active
-        if self._box and not self.has_mounted(documents):
-            self._stale = True
+        self._changed = True
+        self._stale = self._box is not None and not self.has_mounted(documents)
 
     def has_mounted(self, documents: Sequence[Document]) -> bool:
-        """Whether the present container can see all of `documents`."""
+        """Whether the present container can see all of `documents`, as the files they are at present.
+
+        A mounted file stays the file it was, whatever takes its place on disk; not so in a mounted folder.
+        """
         mounted = {mount.source for mount in self._plan}
-        return all(document.mount in mounted for document in documents)
+        for document in documents:
+            identity = (document.device, document.inode)
+            alone = document.mount == document.path
+            if document.mount not in mounted or (alone and self._identities.get(document.path) != identity):
+                return False
+        return True
 
     async def _replace(self) -> None:
         """A new container with the present documents and the present namespace."""
@@ -308,11 +326,14 @@ class Sandbox:
 
     async def _fill(self, namespace: Namespace) -> None:
         """Documents, then the newest snapshot that can be restored."""
+        await self._set_documents(namespace)
+        await self._restore(namespace)
+
+    async def _set_documents(self, namespace: Namespace) -> None:
         problems = await namespace.set_documents(self._specs(), self.active)
         for name, reason in problems.items():
             self.emit(Notice(text=f"{name}: {reason}"))
             self.notes.append(f"Note: {name!r} could not be loaded: {reason}")
-        await self._restore(namespace)
 
     async def _restore(self, namespace: Namespace) -> None:
         view = self.state.view()

@@ -1,6 +1,8 @@
 """What stays from one command to the next, and who may touch it."""
 
+import json
 import signal
+import subprocess
 
 from tests.e2e import Project, asleep, cell, prompts, wait
 from tests.model_server import ModelServer
@@ -137,3 +139,38 @@ def test_status_trace_and_reset_need_no_docker(project: Project, server: ModelSe
     assert not (project.folder / ".rlm_state").exists()
     assert (project.folder / "a.txt").exists()
     assert "nothing here yet" in project.run("status").answer
+
+
+def test_a_conversation_sees_files_that_grow_are_replaced_or_are_added(
+    project: Project, server: ModelServer
+) -> None:
+    folder = project.folder / "notes"
+    folder.mkdir()
+    project.write("notes/a.txt", "one\n")
+    log = project.write("app.log", "first\n")
+    look = "FINAL([files[name] for name in sorted(files)] + [kept])"
+    server.reply("root", cell("kept = 7\n" + look), cell(look), cell(look))
+
+    with project.popen("chat", "-f", "notes", "-f", "app.log", stdin=subprocess.PIPE) as chat:
+        assert chat.stdin and chat.stdout
+
+        def ask() -> list[object]:
+            assert chat.stdin and chat.stdout
+            chat.stdin.write(b"What is there?\n")
+            chat.stdin.flush()
+            lines = iter(chat.stdout.readline, b"]\n")
+            answer: list[object] = json.loads(b"".join([*lines, b"]"]))
+            return answer
+
+        assert ask() == ["first\n", "one\n", 7]
+        with log.open("a") as file:
+            file.write("second\n")
+        assert ask() == ["first\nsecond\n", "one\n", 7]
+        log.with_suffix(".new").write_text("another file\n")
+        log.with_suffix(".new").rename(log)
+        assert ask() == ["another file\n", "one\n", 7]
+        ended = wait(chat)
+
+    assert ended.code == 0
+    assert "'app.log' has grown on disk" in ended.err
+    assert "'app.log' was replaced on disk" in ended.err
