@@ -115,7 +115,9 @@ class Supervisor:
                 events |= select.POLLIN
             if events:
                 poll.register(child.sock, events)
-        ready = dict(poll.poll())
+        # What a sweep has taken in already makes no descriptor ready.
+        heard = self._outbox_bytes < OUTBOX_BYTES and any(child.inbox for child in self._children.values())
+        ready = dict(poll.poll(0 if heard else None))
         for child in list(self._children.values()):
             events = ready.get(child.sock.fileno(), 0)
             if events & select.POLLOUT:
