@@ -125,9 +125,7 @@ class Worker:
         False when the process cannot be forked.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                twin = os.fork()
+            twin = _fork()
         except OSError:
             return False
         if twin:
@@ -203,9 +201,13 @@ class Worker:
 
     def _take_snapshot(self, request: int) -> None:
         alive, told = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            child = os.fork()
+        try:
+            child = _fork()
+        except OSError as error:
+            os.close(alive)
+            os.close(told)
+            self._report_failure(request, f"no process could be made to write it: {error}")
+            return
         if child == 0:
             os.setsid()
             self._link.number_bodies_apart(request)
@@ -226,7 +228,7 @@ class Worker:
                 os.waitpid(child, 0)
             if not succeeded:
                 reason = "the process that wrote it ran out of memory, crashed or hung"
-                self._report(request, ok=False, reason=reason)
+                self._report_failure(request, reason)
 
         self._link.watch(alive, ended)
 
@@ -256,11 +258,11 @@ class Worker:
                 ),
             )
         except Exception as error:
-            self._report(request, ok=False, reason=f"{type(error).__name__}: {error}"[:300])
+            self._report_failure(request, f"{type(error).__name__}: {error}"[:300])
 
-    def _report(self, request: int, *, ok: bool, reason: str) -> None:
+    def _report_failure(self, request: int, reason: str) -> None:
         body = _json({"sha256": "", "skipped": [], "variables": [], "reason": reason})
-        self._link.send(protocol.SnapshotReport(request=request, ok=ok), body)
+        self._link.send(protocol.SnapshotReport(request=request, ok=False), body)
 
     def _restore(self, request: int, data: bytes) -> None:
         report: dict[str, object] = {"reason": "interrupted"}
@@ -276,6 +278,13 @@ class Worker:
 
 
 _WARNING_FILTERS = list(warnings.filters)
+
+
+def _fork() -> int:
+    """Fork, threads or not: the copies that are made here run none of the cell's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return os.fork()
 
 
 def _json(value: object) -> list[bytes]:
