@@ -28,7 +28,6 @@ MAX_CONTROL_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 64 * 1024
 """One data frame. Below the packet size of the hop between supervisor and worker."""
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + BODY_ID.size
-MAX_CODE_BYTES = 1024 * 1024
 WINDOW_BYTES = 1024 * 1024
 """How much of one body the host sends before the worker has to acknowledge some of it."""
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rlm import protocol
 from rlm.box.results import CellResult, SnapshotResult
@@ -27,6 +27,8 @@ CONTROL_S = 120.0
 RESTORE_S = 600.0
 TICK_S = 0.1
 OPEN_REQUESTS = 1000
+
+T = TypeVar("T")
 
 Request = SubCalls | LoadFile | ReadHistory
 Serve = Callable[[Request, bytes], Awaitable[bytes]]
@@ -47,9 +49,19 @@ class _Cell:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Answer:
-    ok: bool
-    report: Any
+class _Question:
+    """Something that was asked of the worker, and how its answer is read."""
+
+    waiting: "asyncio.Future[Any]"
+    read: Callable[[bool, Any], Any]
+
+    def settle(self, ok: bool, report: Any) -> None:  # noqa: FBT001
+        try:
+            answer = self.read(ok, report)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ProtocolError(f"an answer of another shape: {error}") from None
+        if not self.waiting.done():
+            self.waiting.set_result(answer)
 
 
 class Namespace:
@@ -63,7 +75,7 @@ class Namespace:
         self._ready: asyncio.Future[None] = wire.lost.get_loop().create_future()
         self._cell: _Cell | None = None
         self._requests: set[asyncio.Task[None]] = set()
-        self._open: dict[int, asyncio.Future[_Answer]] = {}
+        self._open: dict[int, _Question] = {}
         self._snapshots: dict[int, Sink | None] = {}
         self._numbers = itertools.count(1)
         self._stopping = ""
@@ -71,7 +83,6 @@ class Namespace:
         self._kill_sent = False
         self.final_sink: Callable[[], Sink] = BytesSink
         self.snapshot_sink: Callable[[], Sink] = BytesSink
-        self.lost_namespace = False
         self.cells_run = 0
 
     # -- what the host can ask of it
@@ -86,26 +97,21 @@ class Namespace:
 
     async def set_documents(self, specs: bytes, active: str | None) -> dict[str, str]:
         """Make documents known; returns what is wrong, by name. `specs` is JSON, see `SetDocuments`."""
-        number = next(self._numbers)
-        answer = self._expect(number)
-        await self._wire.send_body(
-            self.channel, protocol.SetDocuments(request=number, active=active), _pieces(specs)
+        return await self._ask(
+            lambda number: protocol.SetDocuments(request=number, active=active),
+            _pieces(specs),
+            lambda _, report: {str(name): str(reason) for name, reason in report.items()},
+            otherwise="The documents could not be set.",
         )
-        problems = (await self._within(answer, CONTROL_S, "The documents could not be set.")).report
-        if not isinstance(problems, dict):
-            raise ProtocolError("done: not an object")
-        return {str(name): str(reason) for name, reason in problems.items()}
 
     async def set_context(self, text: str) -> None:
         """Make `text` the context, in place of a document."""
-        number = next(self._numbers)
-        answer = self._expect(number)
-        await self._wire.send_body(
-            self.channel,
-            protocol.SetContext(request=number),
-            _pieces(text.encode("utf-8", "backslashreplace")),
+        await self._ask(
+            lambda number: protocol.SetContext(request=number),
+            _pieces(_encoded(text)),
+            lambda _, report: None,
+            otherwise="The context could not be set.",
         )
-        await self._within(answer, CONTROL_S, "The context could not be set.")
 
     async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
         """Run one cell and wait for its end; never longer than its limit, the grace and the kill."""
@@ -115,8 +121,7 @@ class Namespace:
         cell = self._cell = _Cell(number, self._ready.get_loop().create_future(), on_output)
         self._stopping, self._kill_at, self._kill_sent = "", float("inf"), False
         try:
-            source = code.encode("utf-8", "backslashreplace")
-            await self._wire.send_body(self.channel, protocol.RunCell(cell=number), _pieces(source))
+            await self._wire.send_body(self.channel, protocol.RunCell(cell=number), _pieces(_encoded(code)))
             await self._watch(cell)
             result = cell.done.result()
         finally:
@@ -138,59 +143,46 @@ class Namespace:
             # What it waits for will not come; it is told so, threads of it included.
             self._drop_requests()
 
-    def kill(self) -> None:
-        """Stop the running cell without asking: back to its checkpoint."""
-        if self._cell:
-            self._stopping = self._stopping or "user"
-            self._kill_at = min(self._kill_at, time.monotonic())
-
     async def snapshot(self) -> tuple[SnapshotResult, Sink | None]:
         """Save the namespace; the bytes go to a fresh `snapshot_sink`. Cells may run meanwhile."""
-        number = next(self._numbers)
-        answer = self._expect(number)
-        self._snapshots[number] = None
-        self._wire.send(self.channel, protocol.TakeSnapshot(request=number))
+        asked: list[int] = []
+
+        def take(number: int) -> Message:
+            asked.append(number)
+            self._snapshots[number] = None
+            return protocol.TakeSnapshot(request=number)
+
         try:
-            outcome = await self._within(answer, RESTORE_S, "The namespace was not saved.")
+            result = await self._ask(
+                take, (), _snapshot_result, otherwise="The namespace was not saved.", seconds=RESTORE_S
+            )
         finally:
-            sink = self._snapshots.pop(number, None)
-        report = outcome.report
-        if not isinstance(report, dict):
-            raise ProtocolError("snapshot report: not an object")
-        skipped = tuple((str(name)[:200], str(reason)[:400]) for name, reason in report.get("skipped", ()))
-        result = SnapshotResult(
-            ok=outcome.ok,
-            reason=str(report.get("reason", ""))[:400],
-            sha256=str(report.get("sha256", "")),
-            skipped=skipped,
-            variables=tuple(_variable(row) for row in report.get("variables", ())),
-        )
+            sink = self._snapshots.pop(asked[0], None)
         return result, sink
 
     async def restore(self, pieces: Iterable[bytes]) -> dict[str, Any]:
         """Load a snapshot. Returns the worker's report; `reason` in it says why nothing was restored."""
-        number = next(self._numbers)
-        answer = self._expect(number)
-        await self._wire.send_body(self.channel, protocol.Restore(request=number), pieces)
-        outcome = await self._within(answer, RESTORE_S, "The namespace was not restored.")
-        if not isinstance(outcome.report, dict):
-            raise ProtocolError("restored: not an object")
-        return outcome.report
+        return await self._ask(
+            lambda number: protocol.Restore(request=number),
+            pieces,
+            lambda _, report: dict(report.items()),
+            otherwise="The namespace was not restored.",
+            seconds=RESTORE_S,
+        )
 
     async def variables(self) -> tuple[dict[str, str], ...]:
         """What the namespace holds: name, type and size of each, as text."""
-        number = next(self._numbers)
-        answer = self._expect(number)
-        self._wire.send(self.channel, protocol.ListVariables(request=number))
-        rows = (await self._within(answer, CONTROL_S, "The variables could not be listed.")).report
-        return tuple(_variable(row) for row in rows) if isinstance(rows, list) else ()
+        return await self._ask(
+            lambda number: protocol.ListVariables(request=number),
+            (),
+            lambda ok, report: tuple(map(_variable, report)) if ok else (),
+            otherwise="The variables could not be listed.",
+        )
 
     async def keep_answer(self, text: str | None) -> None:
         """Append to the worker's `answers`: `text`, or with None the value of the last FINAL."""
         message = protocol.KeepAnswer(final=text is None)
-        await self._wire.send_body(
-            self.channel, message, _pieces((text or "").encode("utf-8", "backslashreplace"))
-        )
+        await self._wire.send_body(self.channel, message, _pieces(_encoded(text or "")))
 
     def close(self) -> None:
         """End the worker; its namespace is forgotten."""
@@ -231,8 +223,7 @@ class Namespace:
                 if waiting is None:
                     raise ProtocolError(f"{message.tag}: nobody asked")
                 ok = True if isinstance(message, protocol.Done) else message.ok
-                if not waiting.done():
-                    waiting.set_result(_Answer(ok, protocol.json_body(_bytes(sink) or b"{}")))
+                waiting.settle(ok, protocol.json_body(_bytes(sink) or b"{}"))
             case protocol.SubCalls() | protocol.LoadFile() | protocol.ReadHistory():
                 self._take_request(message, _bytes(sink))
             case protocol.Ack():
@@ -242,13 +233,9 @@ class Namespace:
         self._drop_requests()
         self._wire.cut_off(self.channel)
         if not message.restored:
-            self.lost_namespace = True
             self._ready = self._ready.get_loop().create_future()
         for waiting in self._open.values():
-            if not waiting.done():
-                waiting.set_result(
-                    _Answer(ok=False, report={"reason": f"the worker died ({message.reason})"})
-                )
+            waiting.settle(False, {"reason": f"the worker died ({message.reason})"})  # noqa: FBT003
         self._open.clear()
         if self._cell and not self._cell.done.done():
             self._cell.done.set_result(
@@ -353,7 +340,7 @@ class Namespace:
                 )
             return await self._serve(request, body), True
         except (RequestRefused, ProtocolError, RlmError) as refused:
-            return str(refused).encode("utf-8", "backslashreplace"), False
+            return _encoded(str(refused)), False
         except asyncio.CancelledError:
             self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
             raise
@@ -362,13 +349,29 @@ class Namespace:
         for task in self._requests:
             task.cancel()
 
-    def _expect(self, number: int) -> asyncio.Future[_Answer]:
-        waiting: asyncio.Future[_Answer] = self._ready.get_loop().create_future()
-        self._open[number] = waiting
-        return waiting
+    async def _ask(
+        self,
+        make: Callable[[int], Message],
+        body: Iterable[bytes],
+        read: Callable[[bool, Any], T],
+        *,
+        otherwise: str,
+        seconds: float = CONTROL_S,
+    ) -> T:
+        """Send what `make` makes of a fresh number, and wait for what answers that number.
 
-    async def _within(self, waiting: asyncio.Future[Any], seconds: float, what: str) -> Any:
-        await asyncio.wait({waiting, self._wire.lost}, timeout=seconds, return_when="FIRST_COMPLETED")
+        `read` turns the answer (whether it went well, and its JSON) into what is returned, on arrival: an
+        answer of another shape breaks the protocol there and then. Raises `SandboxLost`, saying `otherwise`.
+        """
+        number = next(self._numbers)
+        waiting: asyncio.Future[T] = self._ready.get_loop().create_future()
+        self._open[number] = _Question(waiting, read)
+        await self._wire.send_body(self.channel, make(number), body)
+        return await self._within(waiting, seconds, otherwise)
+
+    async def _within(self, waiting: "asyncio.Future[T]", seconds: float, what: str) -> T:
+        either: set[asyncio.Future[Any]] = {waiting, self._wire.lost}
+        await asyncio.wait(either, timeout=seconds, return_when="FIRST_COMPLETED")
         if waiting.done():
             return waiting.result()
         if self._wire.lost.done():
@@ -384,9 +387,21 @@ def _bytes(sink: Sink) -> bytes:
     return sink.data if isinstance(sink, BytesSink) else b""
 
 
-def _variable(row: object) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise ProtocolError("snapshot report: a variable is not an object")
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _snapshot_result(ok: bool, report: Any) -> SnapshotResult:  # noqa: FBT001
+    return SnapshotResult(
+        ok=ok,
+        reason=str(report.get("reason", ""))[:400],
+        sha256=str(report.get("sha256", "")),
+        skipped=tuple((str(name)[:200], str(reason)[:400]) for name, reason in report.get("skipped", ())),
+        variables=tuple(map(_variable, report.get("variables", ()))),
+    )
+
+
+def _variable(row: Any) -> dict[str, str]:
     return {
         "name": str(row.get("name", ""))[:200],
         "type": str(row.get("type", ""))[:200],
