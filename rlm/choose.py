@@ -33,6 +33,18 @@ def find_key(model: ModelConfig, config: Config) -> tuple[str | None, str]:
     return None, ""
 
 
+def settings_of(model: ModelConfig, config: Config) -> tuple[ModelSettings, str]:
+    """A configured model with its key, and the variable that holds the key. Raises `ConfigError`."""
+    key, variable = find_key(model, config)
+    price = model.price and Price(
+        input_per_mtok=model.price.input_per_mtok, output_per_mtok=model.price.output_per_mtok
+    )
+    settings = ModelSettings(
+        model=model.model, api_base=model.api_base, api_key=key, params=model.params, price=price or None
+    )
+    return settings, variable
+
+
 def _no_key(model: ModelConfig, variable: str) -> ConfigError:
     return ConfigError(
         f"There is no API key for {model.model}.",
@@ -48,15 +60,7 @@ def models_of(config: Config) -> Models:
 
     def make(model: ModelConfig) -> Model:
         if id(model) not in made:
-            key, _ = find_key(model, config)
-            price = None
-            if model.price:
-                price = Price(
-                    input_per_mtok=model.price.input_per_mtok, output_per_mtok=model.price.output_per_mtok
-                )
-            settings = ModelSettings(
-                model=model.model, api_base=model.api_base, api_key=key, params=model.params, price=price
-            )
+            settings, _ = settings_of(model, config)
             timeout_s = min(CALL_TIMEOUT_S, config.limits.timeout_s)
             made[id(model)] = with_retry(LiteLLMModel(settings, timeout_s=timeout_s), Retry(pause=pause))
         return made[id(model)]

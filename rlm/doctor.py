@@ -106,22 +106,15 @@ def _sandbox(config: Config | None) -> Iterator[Check]:
 
 
 def _model(name: str, model: ModelConfig, config: Config) -> Iterator[Check]:
-    from rlm.choose import find_key
-    from rlm.ledger import Price
+    from rlm.choose import settings_of
     from rlm.models import LiteLLMModel
-    from rlm.providers import ModelSettings
 
     try:
-        key, variable = find_key(model, config)
+        settings, variable = settings_of(model, config)
+        asked = LiteLLMModel(settings)
     except ConfigError as error:
         yield _failure("models", f"{name} {model.model}", error)
         return
-    price = model.price and Price(
-        input_per_mtok=model.price.input_per_mtok, output_per_mtok=model.price.output_per_mtok
-    )
-    asked = LiteLLMModel(
-        ModelSettings(model=model.model, api_base=model.api_base, api_key=key, price=price or None)
-    )
     place = f"key in {variable}" if variable else "no key needed"
     if model.api_base:
         place += f", at {model.api_base}"

@@ -28,10 +28,8 @@ class Engine:
             self._api = self._client.api
             self._errors = docker.errors
             self._api.ping()
-        except (docker.errors.DockerException, OSError) as error:
-            raise _unreachable(error) from None
         except Exception as error:
-            # requests and urllib3 have a tree of exceptions each; all mean that nobody answered.
+            # docker, requests and urllib3 have a tree of exceptions each; all mean that nobody answered.
             raise _unreachable(error) from None
 
     @property
@@ -58,10 +56,8 @@ class Engine:
                 if "error" in line:
                     return False
                 progress(f"pulling {name}: {line.get('status', '')}")
-        except (self._errors.APIError, OSError):
-            return False
         except Exception:
-            # a read time-out of the HTTP client: as good as not reachable
+            # The engine's errors, and those of its HTTP client: any of them means that it cannot be had.
             return False
         return True
 
