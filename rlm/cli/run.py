@@ -17,7 +17,7 @@ from rlm.cli.options import Options, common
 from rlm.errors import RlmError, UsageError
 
 if TYPE_CHECKING:
-    from rlm.events import TurnFinished
+    from rlm.events import TurnFinished, Usage
     from rlm.settings import Limits
     from rlm.state import State
     from rlm.ui.console import Console
@@ -204,21 +204,13 @@ def _result(asked: Asked) -> dict[str, Any]:
     if finished.answer:
         text = Path(finished.answer.path).read_bytes().decode("utf-8", "replace")
         answer = json.loads(text) if finished.answer.format == "json" else text
-    usage = finished.usage
     return {
         "status": finished.status,
         "answer": answer,
         "session": asked.session,
         "turn": finished.turn,
         "steps": finished.steps,
-        "usage": {
-            "calls": usage.calls,
-            "sub_calls": usage.sub_calls,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "cost_usd": usage.cost_usd,
-        },
+        "usage": _usage(finished.usage),
         "limits": dataclasses.asdict(asked.limits),
         "duration_s": round(finished.duration_s, 3),
         "error": None
@@ -229,20 +221,15 @@ def _result(asked: Asked) -> dict[str, Any]:
 
 def _failure(error: RlmError) -> dict[str, Any]:
     """The same object for what failed before a turn could end."""
+    from rlm.events import Usage
+
     return {
         "status": error.status,
         "answer": None,
         "session": None,
         "turn": None,
         "steps": 0,
-        "usage": {
-            "calls": 0,
-            "sub_calls": 0,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "cached_tokens": 0,
-            "cost_usd": 0.0,
-        },
+        "usage": _usage(Usage()),
         "limits": {},
         "duration_s": 0.0,
         "error": {
@@ -251,6 +238,11 @@ def _failure(error: RlmError) -> dict[str, Any]:
             "hint": error.hint,
         },
     }
+
+
+def _usage(usage: "Usage") -> dict[str, Any]:
+    """The contract's keys: what an estimate was, the screen tells."""
+    return {key: value for key, value in dataclasses.asdict(usage).items() if key != "estimated"}
 
 
 def _to_json(value: dict[str, Any]) -> bytes:
