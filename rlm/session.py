@@ -91,6 +91,7 @@ class Session:
             documents=self.documents,
             active=view.active,
             session=view.session,
+            variables=view.snapshots[-1].variables if view.snapshots else (),
             first_cell=sum(turn.ended.steps for turn in view.turns),
         )
 
@@ -221,21 +222,34 @@ class Session:
 
     def _abandon(self, turn: int, ledger: Ledger, *, duration_s: float) -> None:
         """The user gave the turn up: what it cost is kept, the turn itself is not."""
+        self._record_end(turn, ledger, status="interrupted", duration_s=duration_s)
+        self.state.append(TurnUndone(turn=turn))
+
+    def _record_end(
+        self,
+        turn: int,
+        ledger: Ledger,
+        *,
+        status: str,
+        duration_s: float,
+        steps: int = 0,
+        answer: Answer | None = None,
+        summary: str = "",
+    ) -> None:
         self.state.append(
             TurnEnded(
                 turn=turn,
-                status="interrupted",
-                steps=0,
-                answer=None,
-                answer_format="text",
-                answer_bytes=0,
-                summary="",
+                status=status,
+                steps=steps,
+                answer=Path(answer.path).name if answer else None,
+                answer_format=answer.format if answer else "text",
+                answer_bytes=answer.size_bytes if answer else 0,
+                summary=summary,
                 usage=ledger.usage,
                 by_model=ledger.by_model(),
                 duration_s=duration_s,
             )
         )
-        self.state.append(TurnUndone(turn=turn))
 
     async def _finish(
         self,
@@ -276,19 +290,14 @@ class Session:
                 variables=self.sandbox.variables,
             )
         duration_s = time.monotonic() - t0
-        self.state.append(
-            TurnEnded(
-                turn=turn,
-                status=status,
-                steps=outcome.steps,
-                answer=Path(answer.path).name if answer else None,
-                answer_format=answer.format if answer else "text",
-                answer_bytes=answer.size_bytes if answer else 0,
-                summary=summary,
-                usage=ledger.usage,
-                by_model=ledger.by_model(),
-                duration_s=duration_s,
-            )
+        self._record_end(
+            turn,
+            ledger,
+            status=status,
+            duration_s=duration_s,
+            steps=outcome.steps,
+            answer=answer,
+            summary=summary,
         )
         self._emit(
             TurnFinished(

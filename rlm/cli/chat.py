@@ -116,8 +116,8 @@ class Chat:
         facts.append(f"up to ${config.limits.max_cost_usd:.2f} a question")
         self.console.line(" · ".join(facts), style="dim")
         if view.turns:
-            variables = len(view.snapshots[-1].variables) if view.snapshots else 0
-            kept = f"{plural(len(view.turns), 'turn')}, {plural(variables, 'variable')} kept"
+            variables = plural(len(session.sandbox.variables), "variable")
+            kept = f"{plural(len(view.turns), 'turn')}, {variables} kept"
             self.console.line(f"resuming session {view.session}: {kept}", style="dim")
         if view.interrupted:
             self.console.note(f"the last turn was not finished: {view.interrupted.question[:200]}")
@@ -188,9 +188,6 @@ class Chat:
     def vars(self, _: str) -> None:
         """the variables kept in the namespace"""
         variables = self.session.sandbox.variables
-        if not variables:
-            view = self.session.state.view()
-            variables = view.snapshots[-1].variables if view.snapshots else ()
         for row in variables:
             self.console.line(f"{row.name}: {row.type}, {row.size}")
         if not variables:
