@@ -14,7 +14,7 @@ import click
 
 from rlm.endpoints import Trust, is_foreign
 from rlm.errors import ConfigError
-from rlm.kinds import PriceConfig, size_text
+from rlm.kinds import PriceConfig, is_address, size_text
 from rlm.layers import Given, Layer, environ_layer, files, flag_layer, read_dotenv
 from rlm.settings import KINDS, MODEL_KINDS, Config, Limits, ModelConfig, SandboxConfig
 
@@ -65,8 +65,9 @@ def load_config(
     )
 
     sandbox = _group(settings, "sandbox")
-    if "memory" in sandbox:
-        sandbox["memory_bytes"] = sandbox.pop("memory")
+    for size in ("memory", "cache"):
+        if size in sandbox:
+            sandbox[f"{size}_bytes"] = sandbox.pop(size)
     return Config(
         root=ModelConfig(**_group(settings, "root_llm")),
         sub=ModelConfig(**_group(settings, "sub_llm")),
@@ -74,6 +75,7 @@ def load_config(
         sandbox=SandboxConfig(**sandbox),
         compaction=_group(settings, "memory_compaction").get("enabled", True),
         allow=settings["allow"].value if "allow" in settings else (),
+        data_source=settings["data_source"].value if "data_source" in settings else (),
         aliases={name: given.value for name, given in aliases.items()},
         sources={key: given.source for key, given in settings.items()},
         environ=keys,
@@ -88,7 +90,7 @@ def describe(config: Config) -> list[tuple[str, str, str]]:
     values: dict[str, object] = {}
     for key in KINDS:
         group, _, name = key.partition(".")
-        if group in groups and name != "memory":
+        if group in groups and name not in ("memory", "cache"):
             values[key] = getattr(groups[group], name)
     for role in DEFAULT_MODELS:
         if variable := values[f"{role}.api_key_env"]:
@@ -96,8 +98,10 @@ def describe(config: Config) -> list[tuple[str, str, str]]:
                 f"{variable} ({'set' if config.environ.get(str(variable)) else 'not set'})"
             )
     values["sandbox.memory"] = size_text(config.sandbox.memory_bytes)
+    values["sandbox.cache"] = size_text(config.sandbox.cache_bytes)
     values["memory_compaction.enabled"] = config.compaction
     values["allow"] = [str(path) for path in config.allow]
+    values["data_source"] = list(config.data_source)
     values |= {f"aliases.{name}": model for name, model in config.aliases.items()}
     return [(key, _text(value), config.sources.get(key, "default")) for key, value in values.items()]
 
@@ -181,7 +185,7 @@ def _glm_layer(settings: Layer, environ: Mapping[str, str]) -> Layer:
 def _require_trust(
     settings: Layer, *, trust: Trust, confirm: Callable[[str], bool] | None, yes: bool
 ) -> None:
-    """Ask about what a file that nobody named wants and could harm: keys sent elsewhere, folders opened."""
+    """Ask about what a file that nobody named wants and could harm: keys sent elsewhere, files opened."""
     for file, claim in dict.fromkeys(_claims(settings)):
         if yes or trust.holds(file, claim):
             continue
@@ -219,3 +223,11 @@ def _claims(settings: Layer) -> Iterable[tuple[Path, str]]:
             for path in given.value:
                 if not path.is_relative_to(file.parent):
                     yield file, f"lets any file below {path} be read without asking"
+        elif key == "sandbox.packages" and given.value:
+            yield file, f"installs {', '.join(given.value)} into the sandbox image"
+        elif key == "data_source":
+            for source in given.value:
+                if source.lower().startswith("http://"):
+                    yield file, f"loads {source}, which anyone on the way can change"
+                elif not is_address(source) and not Path(source).resolve().is_relative_to(file.parent):
+                    yield file, f"loads {source}, which is outside its folder"

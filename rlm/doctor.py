@@ -76,8 +76,9 @@ def _sandbox(config: Config | None) -> Iterator[Check]:
             found="the engine has no seccomp profile, and nothing is run without one",
             fix="Use an engine with seccomp (the default of Docker's packages).",
         )
-    base = (config.sandbox if config else SandboxConfig()).image
-    files = image.inputs()
+    settings = config.sandbox if config else SandboxConfig()
+    base = settings.image
+    files = image.inputs(settings.packages)
     tags = [image.tag(files, name) for name in (base, image.LOCAL_BASE)]
     built = [tag for tag in tags if engine.has_image(tag)]
     at_hand = [name for name in (base, image.LOCAL_BASE) if engine.has_image(name)]

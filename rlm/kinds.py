@@ -130,17 +130,23 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A list; typed as text, its items are parted by `separator`."""
+    """A list; typed as text, its items are parted by the pattern `separator`.
+
+    `alone`: a file may give one item bare.
+    """
 
     item: Text
     separator: str
+    alone: bool = False
 
     def parse(self, text: str) -> object:
-        return [part.strip() for part in text.split(self.separator)]
+        return [part.strip() for part in re.split(self.separator, text)]
 
     def read(self, raw: object) -> object:
+        if self.alone and isinstance(raw, str):
+            return (self.item.read(raw),)
         if not isinstance(raw, (list, tuple)):
-            raise Invalid("must be a list")
+            raise Invalid("must be a text or a list of texts" if self.alone else "must be a list")
         for number, part in enumerate(raw):
             try:
                 self.item.read(part)
@@ -187,6 +193,11 @@ class Params:
         if any(isinstance(value, str) and "://" in value for _, value in leaves(raw)):
             raise Invalid("must not hold an address; api_base is the place for it")
         return dict(raw)
+
+
+def is_address(argument: str) -> bool:
+    """Whether it is something to fetch (`https://`, `http://`, `hf://`), not a path."""
+    return argument.lower().startswith(("https://", "http://", "hf://"))
 
 
 def _parses(address: str) -> bool:

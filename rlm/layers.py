@@ -6,6 +6,7 @@ Each value is checked here, once, and keeps its source. What is unknown, empty o
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import dotenv
 
 from rlm.errors import ConfigError
-from rlm.kinds import Invalid, Kind, leaves, looks_like_key
+from rlm.kinds import Invalid, Kind, is_address, leaves, looks_like_key
 from rlm.settings import KINDS, MODEL_KINDS, SHORT_NAMES, ModelConfig
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -174,7 +175,14 @@ def _read(kind: Kind, raw: object, key: str, *, where: str, folder: Path | None 
         ) from None
     if key == "allow" and folder is not None and isinstance(value, tuple):
         return tuple((folder / Path(path).expanduser()).resolve() for path in value)
+    if key == "data_source" and folder is not None and isinstance(value, tuple):
+        return tuple(text if is_address(text) else _absolute(text, folder) for text in value)
     return value
+
+
+def _absolute(path: str, folder: Path) -> str:
+    """Links are kept, since documents are named as they are spelled; so is a pattern."""
+    return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _refuse_unknown(where: str, key: str, known: Iterable[str]) -> NoReturn:

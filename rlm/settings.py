@@ -4,6 +4,7 @@ It reads no file and no environment: `rlm.layers` does, and `rlm.config` merges 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
-    """The container. `image` is the public base that ours is built from; `runtime` None is the engine's."""
+    """The container. `image` is the public base that ours is built from; `runtime` None is the engine's.
+
+    `cache_bytes` bounds the texts that are made of documents and kept in the state folder.
+    """
 
     memory_bytes: int = 2 * 1024**3
     cpus: float = 2.0
@@ -54,6 +58,7 @@ class SandboxConfig:
     packages: tuple[str, ...] = ()
     image: str = "python:3.12-slim-bookworm"
     runtime: str | None = None
+    cache_bytes: int = 10 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,8 @@ class Config:
     """All settings, merged. `sources` tells per dotted key where its value came from.
 
     `environ` is where keys are looked up: the variables exported to the process, then those of `.env`.
-    `allow` holds real paths. `warnings` are for the user to read once.
+    `allow` holds real paths. `data_source` is what `init` loads when nothing is named: absolute paths and
+    patterns, and addresses. `warnings` are for the user to read once.
     """
 
     root: ModelConfig
@@ -70,6 +76,7 @@ class Config:
     sandbox: SandboxConfig = SandboxConfig()
     compaction: bool = True
     allow: tuple[Path, ...] = ()
+    data_source: tuple[str, ...] = ()
     aliases: Mapping[str, ModelConfig] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -88,8 +95,21 @@ MODEL_KINDS: Mapping[str, Kind] = {
     "params": Params(),
     "price": Price(),
 }
-REQUIREMENT = r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?([=<>!~]=?=?[A-Za-z0-9.*+!,<>=~-]+)?"
+_VERSION = r"(===?|[~!<>]=|[<>]) *[A-Za-z0-9.*+!_-]+"
+_ADDRESS = r"https://[A-Za-z0-9.-]+(:\d{1,5})?/[A-Za-z0-9._~/:@%+&=?#,!-]+"
+REQUIREMENT = (
+    r"(?![^@:;]*\.(whl|zip|tgz|tbz|txz|tar|tar\.\w+) *([\[;].*)?$)"  # pip would take it for a file
+    r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?( *\[[A-Za-z0-9,._ -]*\])?"
+    rf"( *\(? *{_VERSION}( *, *{_VERSION})* *\)?| *@ *(git\+)?{_ADDRESS}(?= |$))?"
+    r"( *;[A-Za-z0-9_.*+!<>=~'\"(), -]+)?"
+    rf"|git\+{_ADDRESS})"
+)
+"""A requirement as pip takes it: no option, no path, nothing that pip would replace by a variable of here."""
 IMAGE = r"[a-z0-9][A-Za-z0-9._/:@-]*"
+SOURCE = Text(
+    r"https?://[^/?#@\s]+([/?#]\S*)?|hf://\S+|(?![A-Za-z][A-Za-z0-9+.-]*://)[^\0]+",
+    "must be a path, a pattern, or an https:// or hf:// address without user and password",
+)
 GLM_MODEL = Text(MODEL.pattern, MODEL.must, empty=True)
 
 KINDS: Mapping[str, Kind] = {
@@ -113,10 +133,19 @@ KINDS: Mapping[str, Kind] = {
     "sandbox.memory": Size(256 * 1024**2, 1024**4),
     "sandbox.cpus": Number(0.1, 1024),
     "sandbox.pids": Number(32, 4096, whole=True),
-    "sandbox.packages": Texts(Text(REQUIREMENT, "must be a package name, with a version if any"), ","),
+    "sandbox.packages": Texts(
+        Text(
+            REQUIREMENT,
+            "must be a package name, with versions if any, or name @ https://… or git+https://…; no option,"
+            " path, user or password",
+        ),
+        r",(?=\s*[A-Za-z])(?![^\[]*\])",  # not within an extra's brackets, nor between versions
+    ),
     "sandbox.image": Text(IMAGE, "must be the name of an image"),
+    "sandbox.cache": Size(64 * 1024**2, 1024**5),
     "sandbox.runtime": Text(r"[A-Za-z0-9][A-Za-z0-9._-]*", "must be the name of a container runtime"),
-    "allow": Texts(Text(r"[^\0]+", "must be a path"), os.pathsep),
+    "allow": Texts(Text(r"[^\0]+", "must be a path"), re.escape(os.pathsep)),
+    "data_source": Texts(SOURCE, ";", alone=True),
 }
 """What each dotted key of a configuration file may be, `aliases` apart."""
 
@@ -144,6 +173,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "packages": "sandbox.packages",
     "image": "sandbox.image",
     "runtime": "sandbox.runtime",
+    "cache": "sandbox.cache",
     "allow": "allow",
+    "data_source": "data_source",
 }
 """The name of a setting on the command line (`--max-cost`) and in the environment (`RLM_MAX_COST`)."""

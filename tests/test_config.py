@@ -179,6 +179,62 @@ def test_what_is_not_understood_is_refused(place: Place, tree: object, message: 
     assert re.search(message, place.refused())
 
 
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "numpy",
+        "zope.interface==7.2",
+        "pandas[excel, parquet]>=2,<3",
+        "pandas >= 2 , != 2.1.*",
+        "foo (~=1.0)",
+        "foo===1!2.0+local",
+        "foo>=1; python_version < '3.13' and sys_platform == \"linux\"",
+        "foo @ https://files.example:8443/foo-1-py3-none-any.whl",
+        "foo[x]@git+https://git.example/a/foo.git@v1#egg=foo ; python_version > '3'",
+        "git+https://git.example/a/foo@9f2c4d1e8b7a6f5e4d3c2b1a0f9e8d7c6b5a4f3e",
+    ],
+)
+def test_a_requirement_of_pip_is_taken(place: Place, requirement: str) -> None:
+    place.project({"sandbox": {"packages": [requirement]}})
+    assert place.load().sandbox.packages == (requirement,)
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "-r other.txt",
+        "foo --hash=sha256:00",
+        "foo @ https://files.example/foo.whl --index-url=x",
+        "foo -r other.txt",
+        "foo #comment",
+        "./foo",
+        "/foo",
+        "~/foo",
+        "dir/foo",
+        "C:\\foo",
+        "foo-1.0.whl",
+        "foo.tar.gz[x]",
+        "foo\nbar",
+        "foo\n",
+        "foo\n>=1",
+        "foo @\nhttps://files.example/foo.whl",
+        "foo; python_version > '3'\n-r other.txt",
+        "foo @ file:///foo",
+        "foo @ http://files.example/foo.whl",
+        "foo @ https://user:word@files.example/foo.whl",
+        "foo @ https://files.example/${OPENAI_API_KEY}",
+        "git+ssh://git@git.example/foo",
+        "git+file:///foo",
+        "https://files.example/foo.whl",
+        "foo bar",
+        "foo==",
+    ],
+)
+def test_what_is_no_requirement_of_a_package_is_refused(place: Place, requirement: str) -> None:
+    place.project({"sandbox": {"packages": ["numpy", requirement]}})
+    assert "sandbox.packages[1] must be a package name" in place.refused()
+
+
 @pytest.mark.parametrize("key", [key for key in KINDS if not key.startswith("glm_coding.")])
 @pytest.mark.parametrize("value", [None, "", [""], -1, {"x": 1}, "no such thing\0"])
 def test_no_setting_takes_an_empty_or_senseless_value(place: Place, key: str, value: object) -> None:
@@ -192,6 +248,11 @@ def test_no_setting_takes_an_empty_or_senseless_value(place: Place, key: str, va
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "", "ten", "1e9"])
 def test_no_variable_takes_a_senseless_number(place: Place, value: str) -> None:
     assert "RLM_MAX_COST must be a number" in place.refused(environ={"RLM_MAX_COST": value})
+
+
+def test_packages_typed_as_text_are_parted_where_a_name_begins(place: Place) -> None:
+    config = place.load(environ={"RLM_PACKAGES": "a>=1,<2, b[x,y]==3,c"})
+    assert config.sandbox.packages == ("a>=1,<2", "b[x,y]==3", "c")
 
 
 def test_every_setting_but_objects_and_glm_names_has_a_variable_and_is_documented() -> None:
@@ -371,6 +432,11 @@ def test_which_addresses_are_asked_about(place: Place, model: str, base: str, as
         lambda place: place.project({"glm_coding": {**GLM, "api_base": "https://evil.example"}}),
         lambda place: place.project({"allow": [".."]}),
         lambda place: place.project({"allow": ["/"]}),
+        lambda place: place.project({"data_source": "../notes"}),
+        lambda place: place.project({"data_source": ["data", "/etc/*.conf"]}),
+        lambda place: place.project({"data_source": "~/.ssh/config"}),
+        lambda place: place.project({"data_source": "http://data.example/a.csv"}),
+        lambda place: place.dotenv("RLM_DATA_SOURCE=data;../notes\n"),
     ],
 )
 def test_other_ways_of_a_found_file_to_do_harm_are_asked_about(
@@ -388,6 +454,49 @@ def test_allow_is_relative_to_its_file_and_real(place: Place) -> None:
     place.personal({"allow": ["notes"]})
     (place.cwd / "config.json").unlink()
     assert place.load().allow == ((place.user / "notes").resolve(),)
+
+
+def test_data_source_is_a_text_or_a_list_relative_to_its_file_and_asks_nothing_inside_it(
+    place: Place,
+) -> None:
+    assert place.load().data_source == ()
+    place.project({"data_source": "data/*.csv"})
+    assert place.load().data_source == (str(place.cwd / "data" / "*.csv"),)
+    address = "hf://datasets/owner/name@v1?split=train,test"
+    place.project({"data_source": ["notes.txt", address, "https://data.example/a.csv?b=c;d"]})
+    config = place.load()
+    assert config.data_source == (
+        str(place.cwd / "notes.txt"),
+        address,
+        "https://data.example/a.csv?b=c;d",
+    )
+    shown = next(row for row in describe(config) if row[0] == "data_source")
+    assert json.loads(shown[1]) == list(config.data_source) and shown[2] == "config.json"
+    place.personal({"data_source": "mine"})
+    (place.cwd / "config.json").unlink()
+    assert place.load().data_source == (str(place.user / "mine"),)
+    typed = place.load(environ={"RLM_DATA_SOURCE": f"/a b; {address}"})
+    assert typed.data_source == ("/a b", address)
+
+
+def test_a_data_source_outside_the_folder_is_asked_about_once(place: Place) -> None:
+    place.project({"data_source": "../notes"})
+    user = Answers(True)
+    assert place.load(confirm=user).data_source == (str(place.cwd.parent / "notes"),)
+    assert str(place.cwd.parent / "notes") in user.asked[0]
+    place.load(confirm=user)
+    assert len(user.asked) == 1
+    (place.cwd / "link").symlink_to("/etc")
+    place.project({"data_source": "link"})
+    assert "link, which is outside its folder" in place.refused()
+
+
+@pytest.mark.parametrize(
+    "text", ["ftp://a.example/b", "https://user:secret@a.example/b", "https://", "s3://b/k"]
+)
+def test_a_data_source_that_cannot_be_fetched_is_refused(place: Place, text: str) -> None:
+    place.project({"data_source": [text]})
+    assert "data_source[0] must be a path, a pattern, or an https://" in place.refused()
 
 
 @pytest.mark.parametrize(

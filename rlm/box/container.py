@@ -56,15 +56,18 @@ async def with_deadline(call: Callable[..., T], *args: Any, seconds: float = CAL
         ) from None
 
 
-def ensure_image(engine: Engine, base: str, progress: Callable[[str], None]) -> str:
-    """The tag of the sandbox image, which is built when it is not there. Blocking, may take minutes."""
-    files = image.inputs()
-    bases = [base] if base == image.LOCAL_BASE else [base, image.LOCAL_BASE]
-    for candidate in bases:
-        tag = image.tag(files, candidate)
-        if engine.has_image(tag):
-            return tag
-    for candidate in bases:
+def ensure_image(
+    engine: Engine, base: str, progress: Callable[[str], None], packages: Sequence[str] = ()
+) -> str:
+    """The tag of the sandbox image, which is built when it is not there. Blocking, may take minutes.
+
+    `packages` are pip requirements that the image has beside its own. Raises `SandboxError` when it cannot
+    be built, `ConfigError` when that is for these packages.
+    """
+    if found := find_image(engine, base, packages):
+        return found
+    files = image.inputs(packages)
+    for candidate in _bases(base):
         progress(f"building the sandbox image from {candidate} (once)")
         if engine.has_image(candidate) or (candidate == base and engine.pull(candidate, progress)):
             tag = image.tag(files, candidate)
@@ -75,6 +78,17 @@ def ensure_image(engine: Engine, base: str, progress: Callable[[str], None]) -> 
         "It is not on this machine and could not be pulled.",
         hint="Go online once, or make a base from Debian's packages: scripts/make-base",
     )
+
+
+def find_image(engine: Engine, base: str, packages: Sequence[str] = ()) -> str:
+    """The tag of the sandbox image if it is built already, else empty. Blocking."""
+    files = image.inputs(packages)
+    tags = (image.tag(files, candidate) for candidate in _bases(base))
+    return next((tag for tag in tags if engine.has_image(tag)), "")
+
+
+def _bases(base: str) -> list[str]:
+    return [base] if base == image.LOCAL_BASE else [base, image.LOCAL_BASE]
 
 
 class Box:

@@ -5,16 +5,20 @@ with deadlines of its own. `docker exec`, `cp` and `commit` are not here and are
 """
 
 import platform
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlm.box import image
+from rlm.box import image, packages
 from rlm.box.confinement import Spec, environment, host_config
 from rlm.errors import SandboxError
 
 CALL_SECONDS = 30
 LABEL = "rlm.sandbox"
+PROBE_BYTES = 256 * 1024**2
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 class Engine:
@@ -62,33 +66,88 @@ class Engine:
         return True
 
     def build(self, tag: str, base: str, files: Mapping[str, bytes], progress: Callable[[str], None]) -> None:
-        """Build the sandbox image. Raises `SandboxError` with the end of the build's output."""
+        """Build the sandbox image, with its Python packages, which are downloaded first.
+
+        `files` are those of `image.inputs`. Raises `SandboxError`, or `ConfigError` when it is
+        sandbox.packages that cannot be installed, with the end of what pip or the engine said.
+        """
+        fetched = packages.fetch(self.platform(base), files, progress)
+        failure = self._build(tag, base, files, fetched, progress)
+        if failure and fetched.extra and packages.FAILED in failure[-1]:
+            # pip resolved them for the Python of the host, which may need other packages than the image's.
+            progress("building the sandbox image: getting sandbox.packages in the container")
+            failure = self._build(tag, base, files, packages.in_container(fetched), progress)
+        if failure:
+            raise packages.build_error(failure, files)
+
+    def _build(
+        self,
+        tag: str,
+        base: str,
+        files: Mapping[str, bytes],
+        fetched: packages.Fetched,
+        progress: Callable[[str], None],
+    ) -> list[str]:
+        """The output of a build that failed; nothing when it did not."""
         lines: list[str] = []
         try:
-            for line in self._api.build(
-                fileobj=image.context(files),
-                custom_context=True,
-                tag=tag,
-                buildargs={"BASE": base},
-                labels={LABEL: "image"},
-                rm=True,
-                forcerm=True,
-                decode=True,
-                use_config_proxy=False,
-                timeout=1800,
-            ):
-                text = str(line.get("stream") or line.get("error") or "").strip()
-                if text:
-                    lines.append(text)
-                    progress(f"building the sandbox image: {text.splitlines()[0]}")
-                if "error" in line:
-                    raise SandboxError(
-                        "The sandbox image could not be built.",
-                        " ".join(lines[-3:])[-600:],
-                        hint="rlm doctor shows the engine; docs/configuration.md tells of sandbox.image.",
-                    )
+            with image.context(files, fetched.files) as context:
+                for line in self._api.build(
+                    fileobj=context,
+                    custom_context=True,
+                    tag=tag,
+                    buildargs={"BASE": base, **fetched.arguments},
+                    labels={LABEL: "image"},
+                    rm=True,
+                    forcerm=True,
+                    decode=True,
+                    use_config_proxy=False,
+                    timeout=1800,
+                ):
+                    text = _COLOUR.sub("", str(line.get("stream") or line.get("error") or "")).strip()
+                    if text:
+                        lines += text.splitlines()
+                        progress(f"building the sandbox image: {text.splitlines()[0][:120]}")
+                    if "error" in line:
+                        return lines
+        except (self._errors.APIError, OSError) as error:
+            # requests' errors are OSErrors: what an engine that ends the connection looks like.
+            return [*lines, _explain(error)]
+        return []
+
+    def platform(self, base: str) -> packages.Platform:
+        """For what the wheels of an image with this base have to be made, asked of the base itself."""
+        spec = Spec(
+            image=base,
+            user="65534:65534",
+            memory_bytes=PROBE_BYTES,
+            cpus=1.0,
+            pids=32,
+            runtime=None,
+            mounts=(),
+            labels={LABEL: "probe"},
+        )
+        config = {
+            "Image": base,
+            "Entrypoint": ["python3", "-E", "-s", "-c", packages.PROBE],
+            "Cmd": [],
+            "User": spec.user,
+            "Labels": dict(spec.labels),
+            # What it prints is read after its end, so it neither goes at once nor keeps silent.
+            "HostConfig": host_config(spec) | {"AutoRemove": False, "LogConfig": {"Type": "json-file"}},
+        }
+        container = ""
+        try:
+            container = str(self._api.create_container_from_config(config)["Id"])
+            self._api.start(container)
+            self._api.wait(container)
+            printed = self._api.logs(container, stdout=True, stderr=False)
         except self._errors.APIError as error:
-            raise SandboxError("The sandbox image could not be built.", str(error)) from None
+            raise packages.unfit(base, _explain(error)) from None
+        finally:
+            if container:
+                self.remove(container)
+        return packages.Platform.read(printed.decode("utf-8", "replace"), base)
 
     # -- containers
 

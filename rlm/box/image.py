@@ -1,55 +1,44 @@
 """What the sandbox image is made of, and its tag: a hash of that, so that an image can never be stale.
 
-The inputs are the Dockerfile, the code that runs inside, the protocol module, and dill, whose files are
-taken from this environment: the container then has the same version, and the build needs no package index.
+The inputs are the Dockerfile, the code that runs inside, the modules that both sides share, and the names of
+the Python packages. It fetches no package and builds nothing: `rlm.box.packages` and `rlm.box.engine_api` do.
 """
 
 import hashlib
-import importlib.metadata
 import io
 import tarfile
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from rlm.errors import SandboxError
+from rlm.box.packages import EXTRA, OWN
 
 REPOSITORY = "rlm-sandbox"
 LOCAL_BASE = "rlm-sandbox-base:bookworm"
 """The base that scripts/make-base makes, used where the configured one cannot be pulled."""
-GUEST_PACKAGES = ("dill",)
+SHARED = ("protocol.py", "formats.py", "text_probe.py", "charsets.py")
+"""Modules of this side that the sandbox runs too."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def inputs() -> dict[str, bytes]:
-    """The build context: path → contents. The same from a checkout and from an installed wheel."""
+def inputs(packages: Sequence[str] = ()) -> dict[str, bytes]:
+    """The build context without wheels: path → contents. The same from a checkout and an installed wheel.
+
+    `packages` are those of the setting sandbox.packages; their order does not matter.
+    """
     installed = _PACKAGE / "_image"
     root = installed if installed.is_dir() else _PACKAGE.parent
     files = {
         "Dockerfile": (root / "Dockerfile").read_bytes(),
-        "rlm/protocol.py": (_PACKAGE / "protocol.py").read_bytes(),
+        **{f"rlm/{name}": (_PACKAGE / name).read_bytes() for name in SHARED},
+        OWN: (root / "sandbox" / "requirements.txt").read_bytes(),
+        EXTRA: "".join(f"{line}\n" for line in sorted({item.strip() for item in packages})).encode(),
     }
     for path in sorted((root / "sandbox").glob("**/*.py")):
         files[f"sandbox/{path.relative_to(root / 'sandbox').as_posix()}"] = path.read_bytes()
-    for package in GUEST_PACKAGES:
-        files |= _package_files(package)
     return files
-
-
-def _package_files(name: str) -> dict[str, bytes]:
-    try:
-        listed = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise SandboxError(
-            f"The package {name} is missing.",
-            "The image gets its copy from here.",
-            hint=f"pip install {name}",
-        ) from None
-    return {
-        f"packages/{path.as_posix()}": Path(str(path.locate())).read_bytes()
-        for path in listed
-        if path.suffix == ".py" and path.parts[0] == name and "tests" not in path.parts
-    }
 
 
 def tag(files: Mapping[str, bytes], base: str) -> str:
@@ -61,18 +50,26 @@ def tag(files: Mapping[str, bytes], base: str) -> str:
     return f"{REPOSITORY}:{digest.hexdigest()[:12]}"
 
 
-def context(files: Mapping[str, bytes]) -> io.BytesIO:
-    """The build context as an uncompressed tar, with neither times nor owners of this machine in it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+def context(files: Mapping[str, bytes], wheels: Mapping[str, Path]) -> IO[bytes]:
+    """The build context as an uncompressed tar, with neither times nor owners of this machine in it.
+
+    `wheels` are files of the host by their path in the context. They can be large, so the tar is a file;
+    it is gone when it is closed.
+    """
+    archive = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who asked for it
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        paths = sorted({*files, *wheels})
+        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."}
         for folder in sorted(folders):
             info = tarfile.TarInfo(folder)
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
-        for path, contents in sorted(files.items()):
+        for path in paths:
             info = tarfile.TarInfo(path)
-            info.size, info.mode = len(contents), 0o644
-            tar.addfile(info, io.BytesIO(contents))
-    buffer.seek(0)
-    return buffer
+            info.mode = 0o644
+            with io.BytesIO(files[path]) if path in files else wheels[path].open("rb") as source:
+                info.size = source.seek(0, io.SEEK_END)
+                source.seek(0)
+                tar.addfile(info, source)
+    archive.seek(0)
+    return archive
