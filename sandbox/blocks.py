@@ -12,10 +12,13 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import AnyStr
 
 from sandbox.textfile import DocumentSpec, DocumentTooLargeError, byte_order_mark, decoder_of, open_file
 
 ASCII = bytes(range(128))
+LINE_WINDOW_BYTES = 64 * 1024
+"""What is read around a line: the next one that is asked for is often near."""
 
 
 class BlockText:
@@ -42,6 +45,8 @@ class BlockText:
         self._newlines = array("q", [0])
         self._cached = (-1, "")
         self._byte_memo = (self.first_byte, 0)
+        self._line_window = (0, b"")
+        self._all_newlines = -1
 
     @property
     def name(self) -> str:
@@ -49,7 +54,7 @@ class BlockText:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the text as it is read: decompressed, with its byte order mark."""
+        """Size of the text as it is read, with its byte order mark."""
         return self._size
 
     def __len__(self) -> int:
@@ -111,14 +116,19 @@ class BlockText:
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
         """Consecutive pieces of the text from `start` to `stop`, each with its offset."""
+        for base, text, first, last in self._spans(start, stop):
+            yield base + first, text[first:last]
+
+    def _spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str, int, int]]:
+        """As `pieces`, uncut: where each block starts, its text, and which part of that is meant."""
         number = self._block_at(start)
         while number + 1 < len(self._bytes) or self.index_more():
             base = self._chars[number]
             if stop is not None and base >= stop:
                 return
             text = self._block(number)
-            first = max(start - base, 0)
-            yield base + first, text[first : len(text) if stop is None else max(stop - base, 0)]
+            last = len(text) if stop is None else min(stop - base, len(text))
+            yield base, text, min(max(start - base, 0), last), last
             number += 1
 
     def _pieces_backwards(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
@@ -150,6 +160,22 @@ class BlockText:
         char += len(self._decode_all(self._read(byte, position)))
         self._byte_memo = (position, char)
         return char
+
+    def line_at_byte(self, position: int) -> str:
+        """The line of a UTF-8 text that starts at a byte position, without its newline.
+
+        Characters are not counted up to there, as long as the line is no longer than a block.
+        """
+        start, data = self._line_window
+        end = data.find(b"\n", position - start) if start <= position < start + len(data) else -1
+        if end < 0:
+            start = position
+            data = self._read(start, min(start + min(LINE_WINDOW_BYTES, self._block_bytes), self._size))
+            self._line_window = (start, data)
+            end = data.find(b"\n")
+        if end >= 0:
+            return self._decode_all(data[position - start : end])
+        return next((line for _, line in iter_lines(self, start=self.offset_of_byte(position))), "")
 
     def is_known_ascii(self) -> bool:
         """Whether all of the text has been seen and is ASCII. Reads nothing."""
@@ -190,9 +216,46 @@ class BlockText:
         return self._chars[number] + at + 1
 
     def newline_count(self) -> int:
-        while self._count_newlines():
-            pass
-        return self._newlines[-1]
+        if self._all_newlines < 0:
+            if self._ascii_is_ascii:
+                self._all_newlines = sum(data.count(b"\n") for data in self._raw_blocks())
+            else:
+                self._all_newlines = sum(text.count("\n") for _, text in self.pieces())
+        return self._all_newlines
+
+    def _raw_blocks(self) -> Iterator[bytes]:
+        for start in range(self.first_byte, self._size, self._block_bytes):
+            yield self._read(start, min(start + self._block_bytes, self._size))
+
+    def ends_with_newline(self) -> bool:
+        if self._ascii_is_ascii:
+            return self._size > self.first_byte and self._read(self._size - 1, self._size) == b"\n"
+        return len(self) > 0 and self._block(len(self._bytes) - 2).endswith("\n")
+
+    def count_all(self, sub: str) -> int:
+        """How often a text that is not empty occurs, as `str.count` says; where it can, without decoding."""
+        data = self._bytes_of(sub)
+        if data is not None:
+            return count_in(self._raw_blocks(), data)
+        return count_in((text for _, text in self.pieces()), sub)
+
+    def holds(self, sub: str) -> bool:
+        """Whether a text occurs; where it can, without decoding."""
+        data = self._bytes_of(sub)
+        if data is not None:
+            return is_in(self._raw_blocks(), data)
+        return is_in((text for _, text in self.pieces()), sub)
+
+    def _bytes_of(self, sub: str) -> bytes | None:
+        """What stands for a text in the file, None where other bytes could too.
+
+        What is valid in a UTF-8 file is decoded as itself whatever surrounds it.
+        """
+        if self._ascii_is_ascii and sub.isascii():
+            return sub.encode()
+        if self.is_utf8 and not any(char == "\ufffd" or "\ud800" <= char <= "\udfff" for char in sub):
+            return sub.encode()
+        return None
 
     def _count_newlines(self) -> bool:
         """As `index_more`, for the index of lines."""
@@ -205,6 +268,32 @@ class BlockText:
             count = self._block(number).count("\n")
         self._newlines[number + 1 : number + 2] = array("q", [self._newlines[number] + count])
         return True
+
+
+def count_in(pieces: Iterator[AnyStr], sub: AnyStr) -> int:
+    """How often `sub` occurs in what the pieces make together, as `str.count` has it."""
+    total = 0
+    rest = sub[:0]
+    overlaps = any(sub.startswith(sub[start:]) for start in range(1, len(sub)))
+    for piece in pieces:
+        window = rest + piece
+        if found := window.count(sub):
+            total += found
+            if overlaps:  # what overlaps an occurrence that has been counted does not count
+                window = window.split(sub)[-1]
+        rest = window[max(len(window) - len(sub) + 1, 0) :]
+    return total
+
+
+def is_in(pieces: Iterator[AnyStr], sub: AnyStr) -> bool:
+    """Whether `sub` occurs in what the pieces make together."""
+    rest = sub[:0]
+    for piece in pieces:
+        window = rest + piece
+        if sub in window:
+            return True
+        rest = window[max(len(window) - len(sub) + 1, 0) :]
+    return not sub
 
 
 def text_pieces(

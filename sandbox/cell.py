@@ -73,9 +73,21 @@ def _format(error: BaseException) -> str:
         trace = error.__traceback__
         while trace and not trace.tb_frame.f_code.co_filename.startswith("<cell "):
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace))
+        return "".join(traceback.format_exception(type(error), error, trace)) + _advice(error)
     except BaseException:
         return f"{type(error).__name__} (its message could not be shown)\n"
+
+
+def _advice(error: BaseException) -> str:
+    """What to do, where the error comes out of C and cannot say it."""
+    if isinstance(error, TypeError) and "'Document'" in str(error):
+        return (
+            "(A Document is not a str: use context.search(pattern), context.finditer(pattern) or grep, "
+            "or a slice of it.)\n"
+        )
+    if isinstance(error, MemoryError) and not str(error):
+        return "(Work in pieces: go through chunks(), lines or grep, and keep only what you need.)\n"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

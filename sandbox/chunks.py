@@ -1,17 +1,19 @@
-"""Cut a text of any size into chunks, by characters, by whole lines, or where a pattern matches.
+"""Cut a text of any size into chunks, by characters, by whole lines, where a pattern matches, or by pages.
 
 A chunk knows where it lies and reads its text when asked, so nothing is copied; where the next chunk ends
 is found when it is needed. What it does not do: count tokens, or send chunks to a model.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, overload
 
 from sandbox.blocks import clip
 from sandbox.documents import Document
+from sandbox.marks import Marks, marks_of
+from sandbox.windows import DocumentMatch
 
 DEFAULT_SIZE = 100_000
 
@@ -20,12 +22,16 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """The characters `start` to `end` of a text. `id` is the same whenever it is cut the same way."""
+    """The characters `start` to `end` of a text. `id` is the same whenever it is cut the same way.
+
+    `mark` is what begins a chunk that was cut by marks, as `page 3 of 12`, else empty.
+    """
 
     id: str
     start: int
     end: int
-    source: str | Document = field(repr=False)
+    source: str | Document = field(repr=False, hash=False)
+    mark: str = ""
 
     @property
     def text(self) -> str:
@@ -37,13 +43,20 @@ class Chunk:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        mark = f", mark={self.mark!r}" if self.mark else ""
+        return f"Chunk(id={self.id!r}, start={self.start}, end={self.end}{mark})"
+
 
 class Chunks(Sequence[Chunk]):
     """Chunks in order. Iteration and `[:n]` look no further into the text than they need; `len` does."""
 
-    def __init__(self, source: str | Document, spans: Iterator[Span], *, name: str) -> None:
+    def __init__(
+        self, source: str | Document, spans: Iterator[Span], *, name: str, marks: Marks | None = None
+    ) -> None:
         self._source = source
         self._name = name
+        self._marks = marks
         self._known: list[Span] = []
         self._rest = spans
 
@@ -57,7 +70,8 @@ class Chunks(Sequence[Chunk]):
 
     def _chunk(self, number: int) -> Chunk:
         start, end = self._known[number]
-        return Chunk(id=f"{self._name}#{number:04}", start=start, end=end, source=self._source)
+        mark = self._marks.at(start) if self._marks else ""
+        return Chunk(id=f"{self._name}#{number:04}", start=start, end=end, source=self._source, mark=mark)
 
     def __iter__(self) -> Iterator[Chunk]:
         number = 0
@@ -110,9 +124,10 @@ def chunks(
     size: int | None = None,
     *,
     overlap: int = 0,
-    by: Literal["chars", "lines", "regex"] = "chars",
+    by: Literal["chars", "lines", "regex", "marks"] = "chars",
     pattern: str | re.Pattern[str] | None = None,
     name: str = "context",
+    mark: str = "",
 ) -> Chunks:
     """Chunks that cover the text; their ids are the document's name (or `name`) and a number from 0.
 
@@ -121,14 +136,18 @@ def chunks(
     longer line is a chunk of its own.
     by="regex": every match of `pattern` (with MULTILINE) starts a chunk, as a heading does; what comes
     before the first is a chunk too. Only if `size` is given are larger ones cut, with `overlap`.
+    by="marks": likewise, at each page, sheet, slide, chapter or message of a converted document. Of a `str`,
+    `mark` tells what begins its marks: `page`, `sheet`, ….
 
     Raises `ValueError` for arguments that make no sense.
     """
     if (by == "regex") != (pattern is not None):
         raise ValueError("by='regex' and a pattern go together")
-    if by == "regex" and size is None and overlap:
-        raise ValueError("by='regex' overlaps only pieces that a size cuts: give size too")
+    if by in ("regex", "marks") and size is None and overlap:
+        raise ValueError(f"by={by!r} overlaps only pieces that a size cuts: give size too")
     _check(DEFAULT_SIZE if size is None else size, overlap)
+    name = text.name if isinstance(text, Document) else name
+    marks = None
     match by:
         case "chars":
             spans = _by_chars(text, size or DEFAULT_SIZE, overlap)
@@ -136,10 +155,18 @@ def chunks(
             spans = _by_lines(text, size or DEFAULT_SIZE, overlap)
         case "regex":
             assert pattern is not None
-            spans = _by_regex(text, _multiline(pattern), size, overlap)
+            starts = (found.start() for found in _finditer(text, _multiline(pattern)))
+            spans = _by_starts(text, starts, size, overlap)
+        case "marks":
+            marks = marks_of(text, mark)
+            if not marks.offsets:
+                raise ValueError(
+                    f"{name!r} has no pages, sheets or other marks: use by='chars', 'lines' or 'regex'"
+                )
+            spans = _by_starts(text, marks.offsets, size, overlap)
         case _:
-            raise ValueError(f"by is 'chars', 'lines' or 'regex', not {by!r}")
-    return Chunks(text, spans, name=text.name if isinstance(text, Document) else name)
+            raise ValueError(f"by is 'chars', 'lines', 'regex' or 'marks', not {by!r}")
+    return Chunks(text, spans, name=name, marks=marks)
 
 
 def _check(size: int, overlap: int) -> None:
@@ -205,24 +232,27 @@ def _multiline(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     return re.compile(pattern.pattern, pattern.flags | re.MULTILINE)
 
 
-def _by_regex(
-    text: str | Document, pattern: re.Pattern[str], size: int | None, overlap: int
-) -> Iterator[Span]:
-    for start, end in pairwise(_starts(text, pattern)):
+def _finditer(
+    text: str | Document, pattern: re.Pattern[str]
+) -> Iterator[re.Match[str]] | Iterator[DocumentMatch]:
+    return text.finditer(pattern) if isinstance(text, Document) else pattern.finditer(text)
+
+
+def _by_starts(text: str | Document, starts: Iterable[int], size: int | None, overlap: int) -> Iterator[Span]:
+    """From each start to the next; `starts` may leave out the beginning of the text."""
+    for start, end in pairwise(_borders(text, starts)):
         if size is None:
             yield start, end
         else:
             yield from _windows(start, end, size, overlap)
 
 
-def _starts(text: str | Document, pattern: re.Pattern[str]) -> Iterator[int]:
-    """Where the pieces start, and the end of the text."""
+def _borders(text: str | Document, starts: Iterable[int]) -> Iterator[int]:
     yield 0
     last = 0
-    matches = text.finditer(pattern) if isinstance(text, Document) else pattern.finditer(text)
-    for found in matches:
-        if found.start() > last:
-            last = found.start()
+    for start in starts:
+        if start > last:
+            last = start
             yield last
     if last < len(text):
         yield len(text)

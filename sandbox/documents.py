@@ -7,11 +7,12 @@ split and gone through as a `str` can. It does not search patterns across a whol
 
 import functools
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NoReturn, overload
 
-from sandbox.blocks import BlockText, iter_lines
+from sandbox.blocks import BlockText, count_in, iter_lines, text_pieces
 from sandbox.parts import LazyParts
 from sandbox.textfile import (
     BLOCK_BYTES,
@@ -25,13 +26,16 @@ from sandbox.windows import DocumentMatch, find_in_windows
 
 WINDOW_CHARS = 1024 * 1024
 
+Cut = Callable[[str], list[str]]
+CutWhole = Callable[[str], tuple[list[str], str]]
+
 
 def open_document(spec: DocumentSpec, *, str_limit_bytes: int) -> "str | Document":
     """The text of a document: a `str` if its characters take at most `str_limit_bytes`, else a `Document`.
 
     CPython stores 1, 2 or 4 bytes for every character, by the highest one in the text; that is what is
     compared. Raises `OSError` when the file cannot be read as described, `LookupError` for an unknown
-    codec, `DocumentTooLargeError` when decompressed text fits neither memory nor the temporary folder.
+    codec, `DocumentTooLargeError` when text that must be copied fits neither memory nor the temporary folder.
     """
     if must_be_copied(spec):
         text = join_within(decode_pieces(spec), str_limit_bytes)
@@ -61,6 +65,8 @@ class Document(BlockText):
     ) -> None:
         super().__init__(spec, str_limit_bytes=str_limit_bytes, block_bytes=block_bytes)
         self._window_chars = max(window_chars, 16)
+        self.mark_offsets: array[int] | None = None
+        """Kept by `sandbox.marks`."""
 
     def __reduce__(self) -> tuple[Callable[[DocumentSpec], "Document"], tuple[DocumentSpec]]:
         reopen = functools.partial(
@@ -120,19 +126,36 @@ class Document(BlockText):
         return "".join(text[-(at - wanted[0]) % step :: step] for at, text in pieces)
 
     def __contains__(self, sub: str) -> bool:
-        return self.find(sub) >= 0
+        if not isinstance(sub, str):
+            raise TypeError(f"what is looked for in a Document must be a str, not {type(sub).__name__}")
+        return self.holds(sub)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the text is the same, character by character."""
+        if self is other or not isinstance(other, str | Document):
+            return self is other
+        return _same(self.pieces(), text_pieces(other))
+
+    def __hash__(self) -> int:
+        raise TypeError(
+            f"{self.name!r} is a Document and cannot be a key or in a set: use its name ({self.name!r})"
+        )
 
     def find(self, sub: str, start: int | None = None, end: int | None = None) -> int:
         first, stop = self._bounds(start, end)
         if not sub:
             return first if self.clip(first) == first and (stop is None or first <= stop) else -1
         tail = ""
-        for at, text in self.pieces(first, stop):
-            window = tail + text
-            found = window.find(sub)
+        for base, text, low, high in self._spans(first, stop):
+            over_border = (tail + text[low : min(low + len(sub) - 1, high)]).find(sub) if tail else -1
+            if over_border >= 0:
+                return base + low - len(tail) + over_border
+            found = text.find(sub, low, high)
             if found >= 0:
-                return at - len(tail) + found
-            tail = window[len(window) - len(sub) + 1 :] if len(window) >= len(sub) else window
+                return base + found
+            tail = (
+                (tail + text[max(high - len(sub) + 1, low) : high])[-(len(sub) - 1) :] if len(sub) > 1 else ""
+            )
         return -1
 
     def rfind(self, sub: str, start: int | None = None, end: int | None = None) -> int:
@@ -160,15 +183,9 @@ class Document(BlockText):
         if not sub:
             last = len(self) if stop is None else self.clip(stop)
             return max(last - first + 1, 0)
-        total = 0
-        rest = ""
-        for _, text in self.pieces(first, stop):
-            window = rest + text
-            if found := window.count(sub):
-                total += found
-                window = window.split(sub)[-1]  # what overlaps an occurrence already counted does not count
-            rest = window[max(len(window) - len(sub) + 1, 0) :]
-        return total
+        if first == 0 and stop is None:
+            return self.count_all(sub)
+        return count_in((text for _, text in self.pieces(first, stop)), sub)
 
     def startswith(
         self, prefix: str | tuple[str, ...], start: int | None = None, end: int | None = None
@@ -196,19 +213,63 @@ class Document(BlockText):
         """As `str.split`, but lazy: see `LazyParts`."""
         if sep == "":
             raise ValueError("empty separator")
-        if sep is None:
-            return LazyParts(functools.partial(self._words, maxsplit))
-        return LazyParts(functools.partial(self._split, sep, maxsplit))
+        if maxsplit >= 0:
+            split_some = self._first_words if sep is None else functools.partial(self._first_parts, sep)
+            return LazyParts(functools.partial(split_some, maxsplit))
+        # A separator such as "aa" can begin at either of three "a", by what is before them.
+        overlaps = sep is not None and len(set(sep)) < len(sep)
+        cut, cut_whole = functools.partial(_parts, sep), functools.partial(_whole_parts, sep)
+        return self._lazy_parts(cut, cut_whole, from_end=not overlaps)
 
-    def _split(self, sep: str, maxsplit: int) -> Iterator[str]:
+    def splitlines(self, keepends: bool = False) -> LazyParts:  # noqa: FBT001, FBT002 - as str has it
+        """As `str.splitlines`, but lazy: see `LazyParts`."""
+        cut, cut_whole = functools.partial(_lines, keepends), functools.partial(_whole_lines, keepends)
+        return self._lazy_parts(cut, cut_whole, from_end=True)
+
+    def _lazy_parts(self, cut: Cut, cut_whole: CutWhole, *, from_end: bool) -> LazyParts:
+        return LazyParts(
+            functools.partial(self._parts, cut, cut_whole),
+            functools.partial(self._last_parts, cut) if from_end else None,
+        )
+
+    def _parts(self, cut: Cut, cut_whole: CutWhole) -> Iterator[str]:
+        rest = ""
+        fresh: list[str] = []
+        size = 0
+        for at, text in self.pieces():
+            fresh.append(text)
+            size += len(text)
+            if size < len(rest) and len(rest) + size <= self.str_limit_bytes:
+                continue  # a long part is looked through again only when it may have doubled
+            whole, rest = cut_whole(rest + "".join(fresh))
+            if len(rest) > self.str_limit_bytes:
+                raise DocumentTooLargeError(
+                    f"the part that begins about offset {at + len(text) - len(rest):,} of {self.name!r} does "
+                    "not fit one str: use chunks(by='chars') or document.finditer"
+                )
+            fresh, size = [], 0
+            yield from whole
+        yield from cut(rest + "".join(fresh))
+
+    def _last_parts(self, cut: Cut, count: int) -> list[str] | None:
+        """The last parts, read from the end; None where they are not found in what fits one `str`."""
+        width = max(self._window_chars // 64, 1)
+        while width < min(len(self), self.str_limit_bytes):
+            parts = cut(self[len(self) - width :])
+            if len(parts) > count:  # the first may begin further ahead
+                return parts[len(parts) - count :]
+            width *= 4
+        return None
+
+    def _first_parts(self, sep: str, maxsplit: int) -> Iterator[str]:
         start = 0
-        while maxsplit != 0 and (found := self.find(sep, start)) >= 0:
+        while maxsplit > 0 and (found := self.find(sep, start)) >= 0:
             yield self[start:found]
             start = found + len(sep)
             maxsplit -= 1
         yield self[start:]
 
-    def _words(self, maxsplit: int) -> Iterator[str]:
+    def _first_words(self, maxsplit: int) -> Iterator[str]:
         for word in self.finditer(r"\S+"):
             if maxsplit == 0:
                 yield self[word.start() :]
@@ -216,20 +277,10 @@ class Document(BlockText):
             maxsplit -= 1
             yield word.group() or ""
 
-    def splitlines(self, keepends: bool = False) -> LazyParts:  # noqa: FBT001, FBT002 - as str has it
-        """As `str.splitlines`, but lazy: see `LazyParts`."""
-        return LazyParts(functools.partial(self._splitlines, keepends=keepends))
-
-    def _splitlines(self, *, keepends: bool) -> Iterator[str]:
-        for at, line in iter_lines(self):
-            end = at + len(line)
-            yield from (line + "\n" if self.clip(end + 1) > end else line).splitlines(keepends)
-
     @property
     def line_count(self) -> int:
         """Lines as an editor counts them, ended by a newline; the last one need not be."""
-        newlines, size = self.newline_count(), len(self)
-        return newlines + (size > 0 and self[size - 1] != "\n")
+        return self.newline_count() + (bool(self) and not self.ends_with_newline())
 
     def lines(self, first: int = 1, last: int | None = None) -> Iterator[str]:
         """The lines `first` to `last` (from 1, both included), without their line ends; lazy."""
@@ -266,6 +317,38 @@ class Document(BlockText):
     rpartition = rsplit = rstrip = strip = swapcase = title = translate = upper = zfill = _needs_str
     isalnum = isalpha = isascii = isdecimal = isdigit = isidentifier = islower = _needs_str
     isnumeric = isprintable = isspace = istitle = isupper = _needs_str
+
+
+def _parts(sep: str | None, text: str) -> list[str]:
+    return text.split(sep)
+
+
+def _lines(keepends: bool, text: str) -> list[str]:  # noqa: FBT001 - as str has it
+    return text.splitlines(keepends)
+
+
+def _whole_parts(sep: str | None, text: str) -> tuple[list[str], str]:
+    """The parts that end in the text, and the rest, which may go on behind it."""
+    parts = text.split(sep)
+    ended = not parts or (sep is None and text[-1].isspace())
+    return parts, "" if ended else parts.pop()
+
+
+def _whole_lines(keepends: bool, text: str) -> tuple[list[str], str]:  # noqa: FBT001 - as str has it
+    end = text.rfind("\n") + 1  # no other line end is sure to be whole: a carriage return may go on
+    return text[:end].splitlines(keepends), text[end:]
+
+
+def _same(one: Iterator[tuple[int, str]], other: Iterator[tuple[int, str]]) -> bool:
+    """Whether the pieces of two texts make the same."""
+    left = right = ""
+    while True:
+        left = left or next((text for _, text in one if text), "")
+        right = right or next((text for _, text in other if text), "")
+        common = min(len(left), len(right))
+        if common == 0 or left[:common] != right[:common]:
+            return left == right
+        left, right = left[common:], right[common:]
 
 
 def text_lines(text: str | Document, first: int, last: int) -> str:

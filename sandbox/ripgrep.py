@@ -1,8 +1,8 @@
-"""Run ripgrep over a `str` or a `Document`: which lines does a pattern for ripgrep match?
+"""Run ripgrep: which lines of a `str` or a `Document`, or which of many files, does its pattern match?
 
-Text goes in through stdin, a UTF-8 file as it is and anything else piece by piece from a thread; the pattern
-goes after `-e`. No shell and no file name is involved, and memory is bounded. It does not read lines or know
-Python's patterns (`sandbox.widen` does), and it may give up half-way; `complete` tells.
+One text goes in through stdin, a UTF-8 file as it is and anything else piece by piece from a thread; many
+files go by name. The pattern goes after `-e`; there is no shell, and memory is bounded. It does not know
+Python's patterns (`sandbox.widen` does), and it may give up half-way, which it tells.
 """
 
 import os
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from bisect import bisect_right
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -21,6 +21,27 @@ from sandbox.documents import Document
 
 DATA_BYTES = 512 * 1024 * 1024
 """Ripgrep holds whole lines: this stops it before a gigabyte without a newline fills the sandbox."""
+COMMAND = ("rg", "--no-config", "--text", "--encoding=none", "--color=never", "--no-messages")
+
+
+def files_with(pattern: str, paths: Sequence[str]) -> set[str] | None:
+    """Those of the files in which ripgrep finds a line; None when it could not search all of them."""
+    command = [*COMMAND, "--no-ignore", "--files-with-matches", "--null", "-e", pattern, "--", *paths]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return None
+    with process:
+        _limit_memory(process.pid)
+        try:
+            assert process.stdout is not None
+            found = process.stdout.read()
+            process.wait()
+        finally:
+            process.kill()
+    return {os.fsdecode(path) for path in found.split(b"\0")} if process.returncode in (0, 1) else None
 
 
 class Ripgrep:
@@ -28,8 +49,9 @@ class Ripgrep:
 
     def __init__(self, text: str | Document, pattern: str, *, at_once: bool) -> None:
         self._text = text
-        self._command = ["rg", "--no-config", "--text", "--encoding=none", "--threads=1", "--color=never"]
-        self._command += ["--line-buffered" if at_once else "--block-buffered"]
+        self._at_once = at_once
+        self._feed: _Feed | None = None
+        self._command = [*COMMAND, "--threads=1", "--line-buffered" if at_once else "--block-buffered"]
         # One short row for each line: its number and byte offset, and never the line, however long it is.
         self._command += [
             "--no-heading",
@@ -42,7 +64,7 @@ class Ripgrep:
         self.complete = False
 
     def lines(self) -> Generator[tuple[int, int], None, None]:
-        """Number and character offset of each line found. `complete` is set when ripgrep saw it all."""
+        """Number and position of each line found. `complete` is set when ripgrep saw it all."""
         text = self._text
         file = text.reopen() if isinstance(text, Document) and text.is_utf8 else None
         try:
@@ -59,40 +81,57 @@ class Ripgrep:
                 os.close(file)
         with process:
             _limit_memory(process.pid)
-            feed = _Feed(text, process.stdin) if process.stdin else None
+            self._feed = _Feed(text, process.stdin) if process.stdin else None
             try:
                 assert process.stdout is not None
-                for row in _rows(process.stdout.fileno(), text if feed is None else None):
+                for row in self._rows(process.stdout.fileno()):
                     number, position, _ = row.split(b":", 2)
-                    if feed:
-                        yield int(number), feed.offset(int(position))
-                    elif isinstance(text, Document) and int(position) < text.size_bytes - text.first_byte:
-                        yield int(number), text.offset_of_byte(int(position) + text.first_byte)
+                    if isinstance(text, Document) and not self._feed:
+                        at = int(position) + text.first_byte
+                        if at < text.size_bytes:
+                            yield int(number), at
+                    else:
+                        yield int(number), int(position)
                 process.wait()
             finally:
                 process.kill()
-                if feed:
-                    feed.join()
+                if self._feed:
+                    self._feed.join()
         self.complete = process.returncode in (0, 1)
         if isinstance(text, Document):
             text.check_size()
 
+    def offset(self, position: int) -> int:
+        """Offset in characters of the line found last."""
+        if self._feed:
+            return self._feed.offset(position)
+        assert isinstance(self._text, Document)
+        return self._text.offset_of_byte(position)
 
-def _rows(pipe: int, text: str | Document | None) -> Iterator[bytes]:
-    """The rows that ripgrep writes. While there is none, a document gets on with its index: a row that
-    comes late needs all of the index before it, and would wait for it then.
-    """
-    poll = select.poll()
-    poll.register(pipe)
-    rest = b""
-    while True:
-        while isinstance(text, Document) and not poll.poll(0) and text.index_more():
-            pass
-        data = os.read(pipe, 65_536)
-        if not data:
-            return
-        *rows, rest = (rest + data).split(b"\n")
-        yield from rows
+    def line(self, position: int) -> str:
+        """The line found last, without its newline."""
+        if isinstance(self._text, Document) and not self._feed:
+            return self._text.line_at_byte(position)
+        start = self.offset(position)
+        end = self._text.find("\n", start)
+        return self._text[start : end if end >= 0 else len(self._text)]
+
+    def _rows(self, pipe: int) -> Iterator[bytes]:
+        """The rows that ripgrep writes. While there is none, a document gets on with its index: the offset
+        of a line that comes late needs all of the index before it, and would wait for it then.
+        """
+        poll = select.poll()
+        poll.register(pipe)
+        rest = b""
+        ahead = self._text if self._at_once and isinstance(self._text, Document) and not self._feed else None
+        while True:
+            while ahead and not poll.poll(0) and ahead.index_more():
+                pass
+            data = os.read(pipe, 65_536)
+            if not data:
+                return
+            *rows, rest = (rest + data).split(b"\n")
+            yield from rows
 
 
 class _Feed(threading.Thread):

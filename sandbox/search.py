@@ -7,26 +7,25 @@ to the line end. A pattern cannot match across lines (`Document.finditer` can).
 """
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal, overload
+from functools import partial
+from itertools import islice
+from typing import overload
 
-from sandbox.blocks import clip, iter_lines
+from sandbox.blocks import clip
+from sandbox.candidates import SMALL_BYTES, Engine, candidates
 from sandbox.documents import Document
-from sandbox.ripgrep import Ripgrep
-from sandbox.widen import literal_of, widen
-
-Engine = Literal["auto", "ripgrep", "python"]
-Candidate = tuple[int, int, str]
-"""Number of a line that may match, offset of its start, and the line without its end."""
+from sandbox.marks import marks_of
+from sandbox.widen import literal_of
 
 TEXT_CHARS = 2000
 """How much of a line a `Match` carries."""
 SHOWN_CHARS = 400
 """How much of a line is printed."""
-SMALL_CHARS = 1024 * 1024
-"""Below this, starting ripgrep takes longer than Python takes."""
+COUNTED_BYTES = 256 * 1024 * 1024
+"""Up to here, a literal text that is found too often to list is counted."""
 
 
 class PatternError(ValueError):
@@ -38,7 +37,8 @@ class Match:
     """One match. `line` counts from 1, `offset` is where the match starts, in characters of the document.
 
     `text` is the line, cut to 2,000 characters around a match in a longer one; `match` what matched and
-    `groups` its groups (None for one that took no part). `before` and `after` are neighbouring lines.
+    `groups` its groups (None for one that took no part). `before` and `after` are neighbouring lines. `mark`
+    is the page, sheet or other part of a converted document it is on, as `page 3 of 12`, empty for none.
     """
 
     document: str
@@ -51,11 +51,13 @@ class Match:
     after: tuple[str, ...] = ()
     column: int = field(default=0, repr=False, compare=False)
     """Where the match starts in `text`."""
+    mark: str = ""
 
     def __repr__(self) -> str:
         first = self.line - len(self.before)
         rows = [f"{self.document}-{first + i}- {_shown(row)}" for i, row in enumerate(self.before)]
-        rows.append(f"{self.document}:{self.line}: {self._shown()}")
+        mark = f" [{self.mark}]" if self.mark else ""
+        rows.append(f"{self.document}{mark}:{self.line}: {self._shown()}")
         rows += [
             f"{self.document}-{self.line + i}- {_shown(row)}" for i, row in enumerate(self.after, start=1)
         ]
@@ -69,16 +71,14 @@ class Match:
 class Matches(Sequence[Match]):
     """The matches in order, as a list; prints as one match a line and what there is besides.
 
-    `truncated` tells that the search stopped at `max_matches`; `total` is None then.
+    `truncated` tells that there are, or may be, more than these. `total` is how many there are in all, None
+    where finding out would take another search: then `count` does that.
     """
 
     items: tuple[Match, ...]
+    total: int | None
     truncated: bool = False
     note: str = ""
-
-    @property
-    def total(self) -> int | None:
-        return None if self.truncated else len(self.items)
 
     @overload
     def __getitem__(self, key: int) -> Match: ...
@@ -96,8 +96,10 @@ class Matches(Sequence[Match]):
     def __repr__(self) -> str:
         between = "\n--\n" if any(item.before or item.after for item in self.items) else "\n"
         count = f"{len(self.items):,} match{'' if len(self.items) == 1 else 'es'}"
-        if self.truncated:
-            count = f"first {count}; there may be more: raise max_matches, or use count"
+        if self.truncated and self.total is not None:
+            count = f"first {len(self.items):,} of {self.total:,} matches"
+        elif self.truncated:
+            count = f"first {count}; there may be more: count(pattern) counts them"
         footer = f"({count}{'; ' if self.note else ''}{self.note})"
         return between.join(map(repr, self.items)) + ("\n" if self.items else "") + footer
 
@@ -116,39 +118,71 @@ def grep(
     """Matches of a regular expression (or, `fixed`, of a literal text), in order; two on a line are two.
 
     `name` is what matches in a `str` call it; a `Document` has its own. Stops as soon as there are
-    `max_matches`. Raises `PatternError` for an invalid pattern, `OSError` when the file has become
-    shorter, `DocumentTooLargeError` for a line that does not fit one `str`. `engine` is for tests and
-    measurements: all give the same.
+    `max_matches`; a literal text is then counted, up to 256 MB. Raises `PatternError` for an invalid pattern,
+    `OSError` when the file has become shorter, `DocumentTooLargeError` for a line that does not fit one
+    `str`. `engine` is for tests and measurements: all give the same.
     """
-    if max_matches < 1 or context_lines < 0:
-        raise ValueError("max_matches must be at least 1 and context_lines at least 0")
     compiled = compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
     name = text.name if isinstance(text, Document) else name
-    items: list[Match] = []
-    with closing(_candidates(text, compiled, engine, at_once=True)) as candidates:
-        for number, offset, line in candidates:
+    found = find_matches(text, compiled, name=name, context_lines=context_lines, engine=engine)
+    size_bytes = text.size_bytes if isinstance(text, Document) else len(text)
+    count = partial(count_matches, text, compiled, engine=engine)
+    return gather(found, compiled, max_matches, count=count, size_bytes=size_bytes)
+
+
+def gather(
+    found: Generator[Match, None, None],
+    pattern: re.Pattern[str],
+    max_matches: int,
+    *,
+    count: Callable[[], int],
+    size_bytes: int,
+) -> Matches:
+    """The first of the matches; how many there are in all where `count` is quick at `size_bytes` of text."""
+    if max_matches < 1:
+        raise ValueError("max_matches must be at least 1")
+    with closing(found):
+        items = tuple(islice(found, max_matches))
+    if len(items) < max_matches:
+        across = not items and re.search(r"\\n|\n", pattern.pattern)
+        note = "grep looks at one line at a time; use finditer for matches across lines" if across else ""
+        return Matches(items, total=len(items), note=note)
+    quick = size_bytes <= (COUNTED_BYTES if literal_of(pattern) else SMALL_BYTES)
+    total = count() if quick else None
+    return Matches(items, total=total, truncated=total != len(items))
+
+
+def find_matches(
+    text: str | Document,
+    pattern: re.Pattern[str],
+    *,
+    name: str,
+    context_lines: int = 0,
+    engine: Engine = "auto",
+) -> Generator[Match, None, None]:
+    """The matches in one text, as they are found; to be closed. See `grep`."""
+    if context_lines < 0:
+        raise ValueError("context_lines must be at least 0")
+    marked = isinstance(text, Document) and bool(text.spec.mark)
+    with closing(candidates(text, pattern, engine=engine, at_once=True)) as lines:
+        for number, line, offset_of in lines:
             around: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-            for found in compiled.finditer(line):
+            for found in pattern.finditer(line):
+                offset = offset_of()
                 around = around or _neighbours(text, offset, offset + len(line), context_lines)
                 shown, column = _cut(line, found.start(), found.end())
-                items.append(
-                    Match(
-                        document=name,
-                        line=number,
-                        offset=offset + found.start(),
-                        text=shown,
-                        column=column,
-                        match=found.group(),
-                        groups=found.groups(),
-                        before=around[0],
-                        after=around[1],
-                    )
+                yield Match(
+                    document=name,
+                    line=number,
+                    offset=offset + found.start(),
+                    text=shown,
+                    column=column,
+                    match=found.group(),
+                    groups=found.groups(),
+                    before=around[0],
+                    after=around[1],
+                    mark=marks_of(text).at(offset) if marked else "",
                 )
-                if len(items) == max_matches:
-                    return Matches(tuple(items), truncated=True)
-    across = not items and re.search(r"\\n|\n", compiled.pattern)
-    note = "grep looks at one line at a time; use finditer for matches across lines" if across else ""
-    return Matches(tuple(items), note=note)
 
 
 def count_matches(
@@ -164,8 +198,8 @@ def count_matches(
     literal = literal_of(compiled) if engine == "auto" else None
     if literal:
         return text.count(literal)
-    with closing(_candidates(text, compiled, engine, at_once=False)) as candidates:
-        return sum(1 for _, _, line in candidates for _ in compiled.finditer(line))
+    with closing(candidates(text, compiled, engine=engine, at_once=False)) as lines:
+        return sum(1 for _, line, _ in lines for _ in compiled.finditer(line))
 
 
 def compile_pattern(
@@ -184,36 +218,9 @@ def compile_pattern(
         ) from None
 
 
-def _candidates(
-    text: str | Document, pattern: re.Pattern[str], engine: Engine, *, at_once: bool
-) -> Generator[Candidate, None, None]:
-    """Every line that may match, in order; `at_once` as they are found rather than in batches."""
-    number, offset = 0, 0
-    small = not isinstance(text, Document) and len(text) < SMALL_CHARS
-    if engine == "ripgrep" or (engine == "auto" and not small):
-        ascii_only = text.is_known_ascii() if isinstance(text, Document) else text.isascii()
-        widened = widen(pattern, ascii_only=ascii_only)
-        if widened is not None:
-            search = Ripgrep(text, widened, at_once=at_once)
-            with closing(search.lines()) as lines:
-                for number, offset in lines:
-                    line = _line_at(text, offset)
-                    yield number, offset, line.removesuffix("\r")
-                    offset += len(line) + 1
-            if search.complete:
-                return
-    # Ripgrep could not run the pattern, or gave up on the way: Python goes on behind the last line it found.
-    for number, (offset, line) in enumerate(iter_lines(text, start=offset), start=number + 1):  # noqa: B020
-        yield number, offset, line.removesuffix("\r")
-
-
 def _line_end(text: str | Document, start: int) -> int:
     end = text.find("\n", start)
     return end if end >= 0 else len(text)
-
-
-def _line_at(text: str | Document, start: int) -> str:
-    return text[start : _line_end(text, start)]
 
 
 def _neighbours(

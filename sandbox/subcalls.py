@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rlm.protocol import ProtocolError, SubCalls, encode, pack_strings, unpack_strings
+from sandbox.documents import Document
 from sandbox.link import Link, RequestFailed
 
 MAX_PROMPTS = 100_000
@@ -52,7 +53,9 @@ class SubCaller:
         """Several child RLMs at once. `contexts` is a list as long as `prompts`, or one text for all."""
         asked = list(_several(prompts))
         given = (
-            [contexts or ""] * len(asked) if contexts is None or isinstance(contexts, str) else list(contexts)
+            [contexts or ""] * len(asked)
+            if contexts is None or isinstance(contexts, str | Document)
+            else list(contexts)
         )
         if len(given) != len(asked):
             raise ValueError(f"{len(asked)} prompts but {len(given)} contexts")
@@ -88,7 +91,7 @@ class SubCaller:
 
 
 def _several(prompts: Iterable[str]) -> Iterable[str]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | Document):
         raise TypeError("a batch takes a list of prompts; for one prompt use llm_query or rlm_query")
     return prompts
 

@@ -1,33 +1,24 @@
-"""The text of a file as the host describes it: opened, decompressed, decoded, in pieces.
+"""The text of a file as the host describes it: opened, decoded, in pieces.
 
-`open_file` gives a file that can be read from anywhere: the document's own, or for text that is compressed
-or in a code without fixed borders an unlinked temporary copy as UTF-8. Nothing else is ever written. It does
-not detect encodings or compression (the host sends both in the `DocumentSpec`), nor does it keep any text.
+`open_file` gives a file that can be read from anywhere: the document's own, or for text in a code without
+fixed borders an unlinked temporary copy as UTF-8. Nothing else is ever written. It does not detect encodings
+(the host sends them in the `DocumentSpec`), reads no format but text, and keeps no text.
 """
 
-import bz2
 import codecs
 import errno
-import gzip
-import importlib
-import lzma
 import os
-import subprocess
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
+
+from rlm.text_probe import reads_in_place
 
 BLOCK_BYTES = 256 * 1024
 
 Decode = Callable[[bytes, str, bool], tuple[str, int]]
 """Data, error handler and whether this is the end, to text and bytes used: a cut character is not used."""
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 class DocumentTooLargeError(MemoryError):
@@ -36,9 +27,12 @@ class DocumentTooLargeError(MemoryError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentSpec:
-    """A document as the host describes it. `path` is where it is mounted, `source` the path on the host.
+    """A document as the host describes it: its text is mounted at `path`; `source` is its path on the host.
 
-    `encoding` is a Python codec name, `compression` one of "", "gz", "bz2", "xz", "zst".
+    `encoding` is a Python codec name, `kind` a key of `rlm.formats.FORMATS`: that of the file, not of the
+    text made of it. `original` is where that file itself is mounted when `path` is not it, else empty. `mark`
+    is what lines such as `[page 3 of 12]` divide the text into (`page`), empty when nothing does. `lines` is
+    how many lines the text has, -1 while that is not known.
     """
 
     name: str
@@ -47,7 +41,10 @@ class DocumentSpec:
     size_bytes: int
     mtime_ns: int
     encoding: str = "utf-8"
-    compression: str = ""
+    kind: str = "text"
+    original: str = ""
+    mark: str = ""
+    lines: int = -1
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> "DocumentSpec":
@@ -70,7 +67,7 @@ def byte_order_mark(encoding: str) -> bytes:
 
 
 def decoder_of(encoding: str) -> Decode:
-    """How to decode a block on its own. Raises `LookupError` for codecs that need all that came before."""
+    """How to decode a block on its own, for codecs that `reads_in_place` allows."""
     match codecs.lookup(encoding).name:
         case "utf-8" | "utf-8-sig":
             return codecs.utf_8_decode
@@ -79,19 +76,13 @@ def decoder_of(encoding: str) -> Decode:
         case "utf-16-be":
             return codecs.utf_16_be_decode
     decode = codecs.getdecoder(encoding)
-    if len(decode(bytes(range(256)), "replace")[0]) != 256:
-        raise LookupError(f"{encoding} is not a code of one byte a character")
     return lambda data, errors, _final: decode(data, errors)
 
 
 def must_be_copied(spec: DocumentSpec) -> bool:
     """Whether text cannot be read from the middle of the file."""
     codecs.lookup(spec.encoding)
-    try:
-        decoder_of(spec.encoding)
-    except LookupError:
-        return True
-    return bool(spec.compression)
+    return not reads_in_place(spec.encoding)
 
 
 def open_file(spec: DocumentSpec) -> tuple[int, int, str]:
@@ -119,7 +110,7 @@ def _copy(spec: DocumentSpec) -> tuple[int, int, str]:
             raise
         raise DocumentTooLargeError(
             f"the text of {spec.name!r} fits neither memory nor {tempfile.gettempdir()}: "
-            "decompress it on the host (as UTF-8) and load that file"
+            "let the user load it again with its encoding named (--encoding), which makes UTF-8 of it once"
         ) from None
 
 
@@ -127,56 +118,12 @@ def decode_pieces(spec: DocumentSpec) -> Iterator[str]:
     """The text of any document, from its start, in pieces."""
     decoder = codecs.getincrementaldecoder(spec.encoding)("replace")
     skip = "\ufeff" if byte_order_mark(spec.encoding) else ""
-    try:
-        with _decompressed(spec) as file:
-            while data := file.read(BLOCK_BYTES):
-                text = decoder.decode(data)
-                yield text.removeprefix(skip)
-                skip = "" if text else skip
-            yield decoder.decode(b"", final=True)
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file could not be read; a damaged one has no errno
-        raise OSError(errno.EIO, f"{spec.name!r} cannot be decompressed: {error}") from error
-
-
-def _decompressed(spec: DocumentSpec) -> AbstractContextManager[Readable]:
-    match spec.compression:
-        case "":
-            return open(spec.path, "rb")
-        case "gz":
-            return gzip.open(spec.path)
-        case "bz2":
-            return bz2.open(spec.path)
-        case "xz":
-            return lzma.open(spec.path)
-        case "zst":
-            return _zstd(spec)
-        case other:
-            raise OSError(errno.EINVAL, f"{spec.name!r}: unknown compression {other!r}")
-
-
-@contextmanager
-def _zstd(spec: DocumentSpec) -> Iterator[Readable]:
-    """Through the standard library where it can (Python 3.14), else through the program `zstd`."""
-    try:
-        module = importlib.import_module("compression.zstd")
-    except ImportError:
-        command = ["zstd", "-dcq", "--", spec.path]
-    else:
-        with module.open(spec.path) as file:
-            yield file
-        return
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except FileNotFoundError:
-        message = f"{spec.name!r}: reading .zst needs the program zstd; decompress it on the host"
-        raise OSError(errno.ENOSYS, message) from None
-    with process:
-        assert process.stdout is not None
-        yield process.stdout
-    if process.returncode:
-        raise OSError(errno.EIO, f"{spec.name!r} cannot be decompressed: it is damaged or not zstd")
+    with open(spec.path, "rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            text = decoder.decode(data)
+            yield text.removeprefix(skip)
+            skip = "" if text else skip
+        yield decoder.decode(b"", final=True)
 
 
 def join_within(pieces: Iterator[str], limit_bytes: int) -> str | None:

@@ -2,6 +2,8 @@
 
 The two differ in what they know of Unicode, in what they offer (lookarounds, references) and in what they
 make of bytes that are no UTF-8. So what ripgrep finds is where Python has to look, and never the answer.
+Its PCRE2 is not used: that knows lookarounds and references, but differs from `re` in all the rest, so that
+Python would have to look too. What is lost is that a pattern whose rest matches most lines is run by Python.
 """
 
 import functools
@@ -91,7 +93,7 @@ class _Widener:
     def _position(self, name: str, *, next_to_word: bool) -> str:
         match name:
             case "AT_BEGINNING" | "AT_BEGINNING_STRING":
-                return "^"
+                return r"^\x{FEFF}?"  # a file searched by name may begin with a mark that is no text
             case "AT_END" | "AT_END_STRING":
                 return r"\r?$"
             case "AT_BOUNDARY" if next_to_word or self._ascii_only:

@@ -62,7 +62,10 @@ class Worker:
         self._link = Link(sock, self._interrupts)
         self._capture = Capture()
         self._workspace = Workspace(
-            self._link, main_module.__dict__, str_limit_bytes=limits.memory_bytes // 16
+            self._link,
+            main_module.__dict__,
+            str_limit_bytes=limits.memory_bytes // 16,
+            memory_bytes=limits.memory_bytes,
         )
         self._builtins = builtin_names.save()
         self._twin = 0
@@ -95,6 +98,8 @@ class Worker:
                     self._take_snapshot(message.request)
                 case protocol.Restore():
                     self._restore(message.request, data)
+                case protocol.Convert():
+                    self._convert(message.request, data)
                 case protocol.KeepAnswer():
                     self._workspace.keep_answer(None if message.final else data.decode())
                 case _:
@@ -275,6 +280,16 @@ class Worker:
             except BaseException as error:
                 report = {"reason": f"{type(error).__name__}: {error}"[:300]}
         self._link.send_last(protocol.Restored(request=request, ok=ok), json.dumps(report).encode())
+
+    # -- conversion
+
+    def _convert(self, request: int, items: bytes) -> None:
+        from sandbox import conversion  # late: only converters need it
+
+        self._link.note(running=True)
+        with self._model_code(Output(lambda text: None)):
+            conversion.convert_all(json.loads(items), self._link, request)
+        self._link.send_last(protocol.Converted(request=request), b"")
 
 
 _WARNING_FILTERS = list(warnings.filters)

@@ -7,11 +7,14 @@ that is not among the documents, and the messages of the session.
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlm.protocol import LoadFile
+from rlm.text_probe import codec_name
 from sandbox import chunks as chunking
 from sandbox import search
 from sandbox.cell import Finished
@@ -24,10 +27,11 @@ from sandbox.listing import Shown, describe, table
 from sandbox.output import SHOWN_CHARS, Output
 from sandbox.snapshot import Reference
 from sandbox.subcalls import SubCaller, SubCallError
+from sandbox.tables import Table, Tables
 from sandbox.textfile import DocumentSpec
+from sandbox.widen import widen
 
 OUTPUTS_CHARS = 16 * 1024 * 1024
-SMALL_BYTES = 256 * 1024
 
 Text = str | Document
 
@@ -42,9 +46,14 @@ class _State:
 
 
 class Workspace:
-    """The namespace and the helpers in it. `str_limit_bytes`: up to there `context` is a real str."""
+    """The namespace and the helpers in it. `memory_bytes` is the container's limit.
 
-    def __init__(self, link: Link, namespace: dict[str, Any], *, str_limit_bytes: int) -> None:
+    `str_limit_bytes`: up to there `context` is a real str.
+    """
+
+    def __init__(
+        self, link: Link, namespace: dict[str, Any], *, str_limit_bytes: int, memory_bytes: int
+    ) -> None:
         self.namespace = namespace
         self._link = link
         self._library = Library(str_limit_bytes=str_limit_bytes)
@@ -55,6 +64,7 @@ class Workspace:
         self._kept_final: Any = None
         self._subcalls = SubCaller(link)
         self._history = History(link)
+        self._tables = Tables(self._queryable, active=lambda: self._library.active, memory_bytes=memory_bytes)
         self._helpers: dict[str, Any] = {
             helper.__name__: helper
             for helper in (
@@ -67,6 +77,7 @@ class Workspace:
                 self.lines,
                 self.grep,
                 self.count,
+                self._tables.sql,
                 self.chunks,
                 self.chunk_indices,
                 self.add_buffer,
@@ -204,16 +215,27 @@ class Workspace:
 
     # -- documents, as a cell calls them
 
-    def load_file(self, path: str, name: str | None = None, replace_all: bool = False) -> Text:  # noqa: FBT001, FBT002
+    def load_file(
+        self,
+        path: str,
+        name: str | None = None,
+        replace_all: bool = False,  # noqa: FBT001, FBT002
+        *,
+        encoding: str | None = None,
+        raw: bool = False,
+    ) -> Text:
         """Load a document by name or path, make it active, return its text.
 
-        `name` gives it another name; `replace_all` forgets all others. Raises PermissionError for what the
-        user has not agreed to, with how they can.
+        `name` gives it another name; `replace_all` forgets all others. `encoding` reads it in that codec;
+        `raw` reads the file itself where text was made of it (HTML, e-mail). Raises PermissionError for what
+        the user has not agreed to, with how they can.
         """
         found = self._library.find(str(path)) or self._fetch(str(path))
-        if name is not None and name != found:
-            self._library.put(_renamed(self._library.spec(found), name))
-            found = name
+        spec = self._library.spec(found)
+        changed = _changed(spec, name=name, encoding=encoding, raw=raw)
+        if changed != spec:
+            self._library.put(changed)
+            found = changed.name
         if replace_all:
             for other in set(self._library) - {found}:
                 self._library.remove(other)
@@ -232,14 +254,13 @@ class Workspace:
         specs = [DocumentSpec.from_json(row) for row in json.loads(reply)]
         for spec in specs:
             self._library.put(spec)
+        if not specs:
+            raise FileNotFoundError(f"{path}: there is no text in it")
         return specs[0].name
 
     def switch_to(self, name: str) -> Text:
         """Make a document active; `context` is its text from here on. Returns the text."""
-        if name not in self._library:
-            near = difflib.get_close_matches(name, list(self._library), n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise KeyError(f"no document {name!r}{hint} list_files() shows all")
+        self._library.spec(name)  # KeyError with near names when there is none
         self._activate(name)
         self.namespace["context"] = self._context
         return self._context
@@ -279,28 +300,20 @@ class Workspace:
         fixed: bool = False,
         files: str | Iterable[str] | None = None,
     ) -> search.Matches:
-        """Search the active document, or those in `files` (names, or "all"), line by line.
+        """Search the active document, or those in `files`, line by line.
 
-        `fixed` takes the pattern literally. Stops after `max_matches`; `.total` is None then.
+        `files` is "all", a name, a pattern such as "logs/*.txt", or a list of those. `fixed` takes the
+        pattern literally. Stops after `max_matches`; `.total` is None then, unless it is quickly known.
         """
-        items: list[search.Match] = []
-        note = ""
-        for text, name in self._searched(files):
-            found = search.grep(
-                text,
-                pattern,
-                name=name,
-                max_matches=max_matches - len(items),
-                context_lines=context_lines,
-                ignore_case=ignore_case,
-                fixed=fixed,
-                engine=_engine(text),
-            )
-            items += found
-            note = note or found.note
-            if len(items) >= max_matches:
-                return search.Matches(tuple(items), truncated=True, note=note)
-        return search.Matches(tuple(items), note=note)
+        compiled = search.compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
+        names = self._searched(files)
+        return search.gather(
+            self._find(names, compiled, context_lines),
+            compiled,
+            max_matches,
+            count=lambda: self._count(names, compiled),
+            size_bytes=self._size_bytes(names),
+        )
 
     def count(
         self,
@@ -310,24 +323,38 @@ class Workspace:
         fixed: bool = False,
         files: str | Iterable[str] | None = None,
     ) -> int:
-        """How many matches there are, without listing them."""
-        return sum(
-            search.count_matches(text, pattern, ignore_case=ignore_case, fixed=fixed, engine=_engine(text))
-            for text, _ in self._searched(files)
-        )
+        """How many matches there are, without listing them. Takes `files` as `grep` does."""
+        compiled = search.compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
+        return self._count(self._searched(files), compiled)
 
-    def _searched(self, files: str | Iterable[str] | None) -> Iterator[tuple[Text, str]]:
-        if files is None and (self._own_context or self._library.active is None):
+    def _searched(self, files: str | Iterable[str] | None) -> list[str] | None:
+        """Names of documents; None for a context that is none."""
+        if files is not None:
+            return self._library.names(files)
+        return None if self._own_context or self._library.active is None else [self._library.active]
+
+    def _find(
+        self, names: list[str] | None, pattern: re.Pattern[str], context_lines: int
+    ) -> Generator[search.Match, None, None]:
+        for text, name in self._that_may_match(names, pattern):
+            yield from search.find_matches(text, pattern, name=name, context_lines=context_lines)
+
+    def _count(self, names: list[str] | None, pattern: re.Pattern[str]) -> int:
+        return sum(search.count_matches(text, pattern) for text, _ in self._that_may_match(names, pattern))
+
+    def _that_may_match(
+        self, names: list[str] | None, pattern: re.Pattern[str]
+    ) -> Iterator[tuple[Text, str]]:
+        if names is None:
             yield self._context, "context"
             return
-        if files is None:
-            names: Iterable[str] = [self._library.active or ""]
-        elif isinstance(files, str):
-            names = list(self._library) if files == "all" else [files]
-        else:
-            names = list(files)
-        for name in names:
+        for name in self._library.that_may_match(names, widen(pattern)):
             yield self._library.view(name), name
+
+    def _size_bytes(self, names: list[str] | None) -> int:
+        if names is None:
+            return len(self._context)
+        return sum(self._library.spec(name).size_bytes for name in names)
 
     def chunks(
         self,
@@ -337,12 +364,13 @@ class Workspace:
         pattern: str | None = None,
         text: Text | None = None,
     ) -> chunking.Chunks:
-        """Pieces of the active document, or of `text`: `.id, .start, .end, .text`, made when looked at."""
+        """Pieces of the active document, or of `text`, with `.id, .start, .end, .text, .mark`; lazy."""
         if pattern is not None and by == "chars":
             by = "regex"
         source = self._context if text is None else text
         name = (self._library.active or "context") if text is None else "text"
-        return chunking.chunks(source, size, overlap=overlap, by=by, pattern=pattern, name=name)
+        mark = self._library.mark_of(source)
+        return chunking.chunks(source, size, overlap=overlap, by=by, pattern=pattern, name=name, mark=mark)
 
     def chunk_indices(self, size: int = 100_000, overlap: int = 0) -> list[tuple[int, int]]:
         """Start and end of pieces of the active document."""
@@ -352,6 +380,15 @@ class Workspace:
         """Put a finding into `buffers`; returns how many there are."""
         self._state.buffers.append(text)
         return len(self._state.buffers)
+
+    def _queryable(self) -> dict[str, Table]:
+        """The documents as SQL sees them: a Parquet file itself, not the text that was made of it."""
+        tables = {}
+        for name in self._library:
+            spec = self._library.spec(name)
+            path = spec.original if spec.kind == "parquet" and spec.original else spec.path
+            tables[name] = Table(path, spec.kind, spec.encoding)
+        return tables
 
     # -- answering
 
@@ -384,11 +421,14 @@ class Workspace:
         return repr(value)
 
 
-def _engine(text: Text) -> search.Engine:
-    """For a small text, starting ripgrep takes longer than the search."""
-    size = text.size_bytes if isinstance(text, Document) else len(text)
-    return "python" if size < SMALL_BYTES else "auto"
-
-
-def _renamed(spec: DocumentSpec, name: str) -> DocumentSpec:
-    return dataclasses.replace(spec, name=name)
+def _changed(spec: DocumentSpec, *, name: str | None, encoding: str | None, raw: bool) -> DocumentSpec:
+    """The document as it is asked for. Raises ValueError for an encoding that there is not."""
+    if raw and spec.original:
+        size_bytes = os.stat(spec.original).st_size
+        raw_name = f"{spec.name} (raw)"
+        spec = dataclasses.replace(
+            spec, name=raw_name, path=spec.original, size_bytes=size_bytes, original="", mark="", lines=-1
+        )
+    if encoding is not None:
+        spec = dataclasses.replace(spec, encoding=codec_name(encoding), lines=-1)
+    return spec if name is None else dataclasses.replace(spec, name=name)

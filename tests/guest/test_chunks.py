@@ -1,6 +1,7 @@
 """Chunks cover the text, keep their size, and are the same for a `str` and a `Document`."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.chunks import Chunk, Chunks, chunk_indices, chunks
-from tests.guest import document
+from sandbox.documents import Document
+from tests.guest import LIMIT, document, write
 
 texts = st.text(st.sampled_from("ab é日\n\n\r"), max_size=60)
 sizes = st.integers(1, 20).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
@@ -87,6 +89,31 @@ def test_by_regex(path: Path, stored: bool) -> None:
     assert "".join(map(str, chunks(text, by="regex", pattern="$"))) == MINUTES
 
 
+PAGES = "made from a PDF\n[page 1 of 2]\nalpha\n[page 2 of 2]\nbeta [page 3 of 3]\n"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_by_marks(path: Path, stored: bool) -> None:
+    spec = replace(write(path, PAGES.encode()), mark="page")
+    text = Document(spec, str_limit_bytes=LIMIT, block_bytes=8) if stored else PAGES
+    cut = chunks(text, by="marks", name="text", mark="page")
+    assert [(chunk.id, chunk.mark, chunk.text) for chunk in cut] == [
+        ("text#0000", "", "made from a PDF\n"),
+        ("text#0001", "page 1 of 2", "[page 1 of 2]\nalpha\n"),
+        ("text#0002", "page 2 of 2", "[page 2 of 2]\nbeta [page 3 of 3]\n"),
+    ]
+    assert repr(cut[1]) == "Chunk(id='text#0001', start=16, end=36, mark='page 1 of 2')"
+    smaller = chunks(text, 20, overlap=5, by="marks", mark="page")
+    assert [(chunk.start, chunk.end, chunk.mark[5:6]) for chunk in smaller] == [
+        (0, 16, ""), (16, 36, "1"), (36, 56, "2"), (51, 69, "2"),
+    ]  # fmt: skip
+    again = pickle.loads(pickle.dumps(cut))
+    assert [chunk.mark for chunk in again] == ["", "page 1 of 2", "page 2 of 2"]
+    assert len({again[1], again[2]}) == 2
+    with pytest.raises(ValueError, match="no pages, sheets or other marks: use by='chars'"):
+        chunks("text", by="marks", mark="page")
+
+
 def test_looks_no_further_than_it_needs(path: Path) -> None:
     lazy = document(path, "é line\n" * 10_000)
     for cut in (chunks(lazy, 70), chunks(lazy, 75, by="lines"), chunks(lazy, by="regex", pattern="^é")):
@@ -118,10 +145,12 @@ def test_a_chunk(path: Path) -> None:
         ({"size": 0}, "size must be at least 1, not 0"),
         ({"size": 5, "overlap": 5}, r"less than size \(5\), not 5"),
         ({"overlap": -1}, "overlap must be at least 0"),
-        ({"by": "words"}, "by is 'chars', 'lines' or 'regex', not 'words'"),
+        ({"by": "words"}, "by is 'chars', 'lines', 'regex' or 'marks', not 'words'"),
         ({"by": "regex"}, "go together"),
         ({"pattern": "a"}, "go together"),
         ({"by": "regex", "pattern": "a", "overlap": 3}, "give size too"),
+        ({"by": "marks", "pattern": "a"}, "go together"),
+        ({"by": "marks", "overlap": 3}, "give size too"),
     ],
 )
 def test_arguments_that_make_no_sense(options: dict[str, object], message: str) -> None:

@@ -1,17 +1,20 @@
 """A `Document` is its text: whatever `str` and `re` say of the one, they say of the other."""
 
-import bz2
-import gzip
-import lzma
+import copy
+import csv
+import io
+import json
 import os
 import pickle
 import re
 import resource
-import subprocess
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -202,23 +205,6 @@ def test_appended_text_is_not_seen(tmp_path: Path) -> None:
     assert open_document(lazy.spec, str_limit_bytes=LIMIT) == "one\ntwo"
 
 
-def test_what_needs_a_str_says_what_to_use(path: Path) -> None:
-    lazy = document(path, "some text " * 200_000, block_bytes=4096)
-    uses: list[Callable[[], object]] = [lambda: str(lazy), lazy.lower, lambda: f"{lazy}", lambda: lazy + "x"]
-    uses += [lambda: lazy.replace("a", "b"), lambda: lazy.encode(), lambda: "x" + lazy]
-    for use in uses:
-        with pytest.raises(TypeError, match=r"Document of 2\.0 MB.* use peek, grep, lines or chunks"):
-            use()
-    assert repr(lazy) == "<Document 'text': 2.0 MB; use peek, grep, lines, chunks>"
-    assert len(lazy) == 2_000_000
-    assert "2.0 MB, 2,000,000 characters" in repr(lazy)
-    with pytest.raises(DocumentTooLargeError, match=r"2,000,000 characters of 'text' .*use chunks"):
-        lazy[:]
-    with pytest.raises(DocumentTooLargeError, match="the line at offset 0"):
-        next(lazy.lines())
-    assert lazy[: 2 * LIMIT : 4] == ("some text " * 200_000)[::4]
-
-
 def test_every_method_of_str_is_there_or_says_why_not() -> None:
     assert set(dir(str)) - set(dir(Document)) == {"maketrans", "__getnewargs__"}
 
@@ -243,59 +229,181 @@ def test_a_str_as_long_as_it_fits(path: Path, text: str, width: int, encoding: s
     assert list(beyond) == list(text)
 
 
-def zstd(data: bytes) -> bytes:
-    return subprocess.run(["zstd", "-q", "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
-
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": zstd,
-}
-
-
-@pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "latin-1", "shift_jis"])
-def test_encodings_and_compressions(path: Path, encoding: str, compression: str) -> None:
+def test_encodings(path: Path, encoding: str) -> None:
     text = "".join(f"{i} über\r\n" if encoding == "latin-1" else f"{i} テスト\r\n" for i in range(30_000))
-    data = COMPRESS[compression](("\ufeff" * encoding.startswith("utf-16") + text).encode(encoding))
-    spec = write(path, data, encoding=encoding, compression=compression)
+    data = ("\ufeff" * encoding.startswith("utf-16") + text).encode(encoding)
+    spec = write(path, data, encoding=encoding)
     assert open_document(spec, str_limit_bytes=4 * len(text)) == text
     lazy = open_document(spec, str_limit_bytes=len(text) // 2)
     assert isinstance(lazy, Document)
     assert len(lazy) == len(text)
     assert lazy[200_000:200_100] == text[200_000:200_100]
     assert list(lazy.lines(25_000, 25_001)) == text.splitlines()[24_999:25_001]
-
-
-@pytest.mark.parametrize("compression", ["gz", "bz2", "xz", "zst"])
-def test_damaged_archives_are_an_os_error(path: Path, compression: str) -> None:
-    cut = COMPRESS[compression](os.urandom(5000).hex().encode())[:-2000]
-    for data in (cut, b"not an archive at all"):
-        with pytest.raises(OSError, match="'text' cannot be decompressed"):
-            open_document(write(path, data, compression=compression), str_limit_bytes=LIMIT)
+    assert (lazy.line_count, lazy.count("r") + lazy.count("ト")) == (30_000, 30_000)
+    assert lazy == text
 
 
 def test_text_that_fits_nowhere_says_what_to_do(path: Path) -> None:
-    spec = write(path, gzip.compress(b"line\n" * 200_000), compression="gz")
+    spec = write(path, "テスト\n".encode("shift_jis") * 100_000, encoding="shift_jis")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
         with pytest.raises(
-            DocumentTooLargeError, match=r"fits neither memory nor .*: decompress it on the host"
+            DocumentTooLargeError, match=r"fits neither memory nor .*: let the user load it again"
         ):
             open_document(spec, str_limit_bytes=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+TEXT = "id,name\n" + "".join(f"{i},näme {i % 7}\n" for i in range(20_000))
+
+SAME_AS_STR: list[Callable[[Any], object]] = [
+    lambda text: text[:100] + "x",
+    lambda text: "näme 6" in text,
+    lambda text: ("absent" in text, bool(text), len(text)),
+    lambda text: len(text.split()),
+    lambda text: text.split("\n")[10],
+    lambda text: text.split("\n")[-1],
+    lambda text: text.split(",", 2)[:2],
+    lambda text: text.splitlines()[-5:],
+    lambda text: text.splitlines()[-1],
+    lambda text: text.splitlines()[::-5000],
+    lambda text: text.splitlines()[3:-19_990],
+    lambda text: text.splitlines(True)[-2:],
+    lambda text: text.splitlines().index("7,näme 0"),
+    lambda text: "7,näme 0" in text.splitlines(),
+    lambda text: sorted(text.split())[:3],
+    lambda text: Counter(text.split()).most_common(3),
+    lambda text: list(csv.DictReader(text.splitlines()))[-1],
+    lambda text: [row for number, row in enumerate(text.splitlines()) if number % 5000 == 1],
+    lambda text: (max(text), min(text)),
+    lambda text: set(text),
+    lambda text: "".join(char for char in text if char.isalpha())[:20],
+    lambda text: (text == TEXT, text != TEXT[:-1], text == 5),
+    lambda text: text.count("\n"),
+    lambda text: (text.find("6,n"), text.rfind("6,n"), text.index("ä"), text.rindex("ä")),
+    lambda text: text.startswith("id,") and text.endswith("\n"),
+    lambda text: copy.deepcopy(text)[-3:],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(SAME_AS_STR)))
+def test_what_one_writes_for_a_str_gives_the_same(path: Path, number: int) -> None:
+    lazy = document(path, TEXT, block_bytes=512)
+    assert SAME_AS_STR[number](lazy) == SAME_AS_STR[number](TEXT)
+
+
+REFUSED: list[Callable[[Any], object]] = [
+    str, "{}".format, print,
+    lambda text: f"{text}",
+    lambda text: "%s" % text,  # noqa: UP031
+    lambda text: text + "x",
+    lambda text: "x" + text,
+    lambda text: text * 2,
+    lambda text: text.lower(),
+    lambda text: text.strip(),
+    lambda text: text.encode(),
+    lambda text: text.replace("a", "b"),
+    lambda text: text.partition("\n"),
+    lambda text: ",".join([text[:5], str(text)]),
+    textwrap.wrap,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_needs_a_str_says_what_to_use(path: Path, number: int) -> None:
+    lazy = document(path, TEXT, block_bytes=4096)
+    with pytest.raises(
+        TypeError, match=r"'text' is a Document of .*, too big for one str: use peek, grep, lines"
+    ):
+        REFUSED[number](lazy)
+
+
+OTHERS: list[tuple[Callable[[Any], object], type[Exception], str]] = [
+    (lambda text: re.findall("a", text), TypeError, "Document"),
+    (lambda text: json.loads(text), TypeError, "Document"),
+    (lambda text: open(text), TypeError, "Document"),  # noqa: SIM115
+    (io.StringIO, TypeError, "Document"),
+    (int, TypeError, "Document"),
+    (hash, TypeError, "cannot be a key or in a set: use its name"),
+    (lambda text: {text: 1}, TypeError, "use its name"),
+    (lambda text: text.split(""), ValueError, "empty separator"),
+    (lambda text: text.index("absent"), ValueError, "substring not found"),
+    (lambda text: text.splitlines().index("absent"), ValueError, "'absent' is not among the parts"),
+    (lambda text: text.splitlines()[10**6], IndexError, "part index out of range"),
+    (lambda text: text.splitlines()[-(10**6)], IndexError, "part index out of range"),
+    (lambda text: reversed(text.splitlines()), TypeError, r"take the last ones with \[-1000:\]"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OTHERS)))
+def test_what_is_wrong_is_told(path: Path, number: int) -> None:
+    use, error, message = OTHERS[number]
+    with pytest.raises(error, match=message):
+        use(document(path, TEXT, block_bytes=4096))
+
+
+def test_what_outgrows_memory_is_refused(path: Path) -> None:
+    lazy = document(path, "some text " * 200_000, block_bytes=4096)
+    assert repr(lazy) == "<Document 'text': 2.0 MB; use peek, grep, lines, chunks>"
+    assert len(lazy) == 2_000_000
+    assert "2.0 MB, 2,000,000 characters" in repr(lazy)
+    with pytest.raises(DocumentTooLargeError, match=r"2,000,000 characters of 'text' .*use chunks"):
+        lazy[:]
+    with pytest.raises(DocumentTooLargeError, match="the line at offset 0"):
+        next(lazy.lines())
+    for parts in (lazy.split("\n"), lazy.splitlines()):
+        with pytest.raises(DocumentTooLargeError, match="the part that begins about offset 0 of 'text'"):
+            len(parts)
+    with pytest.raises(DocumentTooLargeError, match="more than fits one str"):
+        lazy.split(" ", 1)[1]
+    assert lazy[: 2 * LIMIT : 4] == ("some text " * 200_000)[::4]
+
+
+def test_the_last_parts_are_read_from_the_end(path: Path) -> None:
+    lazy = document(path, "a line\n" * 100_000, block_bytes=4096)
+    assert len(lazy) == 700_000
+    with path.open("r+b") as file:  # what is behind the index is not read again
+        file.write(b"\0" * 100_000)
+    assert lazy.splitlines()[-2:] == ["a line", "a line"]
+    assert lazy.split()[-3] == "line"
+    assert lazy.split("\n")[-1:] == [""]
+    assert lazy.splitlines()[-60_000:] == ["a line"] * 60_000
+
+
+def test_a_document_is_equal_to_its_text(path: Path, tmp_path: Path) -> None:
+    lazy = document(path, TEXT, block_bytes=512)
+    assert lazy == document(tmp_path / "copy", TEXT, encoding="utf-16-le", block_bytes=300)
+    assert lazy != document(tmp_path / "copy", TEXT[:-1] + "x")
+    assert lazy != TEXT + "x"
+    assert document(tmp_path / "empty", "") == ""
+
+
+@given(texts, st.sampled_from(["\n", "a", "aa", " ", "\r\n", "\né", None]), st.integers(1, 30))
+def test_last_parts_like_str(path: Path, text: str, sep: str | None, count: int) -> None:
+    text = text.encode("utf-8", "replace").decode() * 9
+    lazy = document(path, text)
+    assert lazy.split(sep)[-count:] == text.split(sep)[-count:]
+    assert lazy.splitlines()[-count:] == text.splitlines()[-count:]
+    assert lazy.splitlines(True)[-count:] == text.splitlines(True)[-count:]
+    assert list(lazy.splitlines(True)) == text.splitlines(True)
+    for sub in ("aa", "é日", "\n\n"):
+        assert lazy.count(sub) == text.count(sub)
+
+
 def test_a_spec_from_the_host() -> None:
     fields = {"name": "a", "path": "/d/0", "source": "/home/a", "size_bytes": 1, "mtime_ns": 2}
-    fields |= {"encoding": "latin-1", "compression": "gz"}
+    fields |= {"encoding": "latin-1", "kind": "csv", "mark": "page"}
     spec = DocumentSpec.from_json(fields)
-    assert (spec.name, spec.size_bytes, spec.encoding, spec.compression) == ("a", 1, "latin-1", "gz")
+    assert (spec.name, spec.size_bytes, spec.encoding, spec.kind, spec.mark) == (
+        "a",
+        1,
+        "latin-1",
+        "csv",
+        "page",
+    )
     for wrong in ({"size_bytes": "1"}, {"size_bytes": True}, {"colour": "red"}):
         with pytest.raises(ValueError, match="document spec"):
             DocumentSpec.from_json(fields | wrong)

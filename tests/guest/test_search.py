@@ -4,16 +4,18 @@ import os
 import pickle
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sandbox.candidates import DENSE_LINES, Engine
 from sandbox.documents import Document
-from sandbox.search import Engine, Match, Matches, PatternError, count_matches, grep
+from sandbox.search import Match, Matches, PatternError, count_matches, grep
 from sandbox.textfile import DocumentTooLargeError
-from tests.guest import document
+from tests.guest import LIMIT, document, write
 
 ENGINES: tuple[Engine, ...] = ("python", "ripgrep", "auto")
 
@@ -128,15 +130,43 @@ def test_stops_at_max_matches(path: Path, engine: Engine) -> None:
     for store in (text, document(path, text, block_bytes=4096)):
         some = grep(store, "hit", max_matches=3, engine=engine)
         assert [(match.line, match.offset) for match in some] == [(1, 0), (1, 4), (2, 8)]
-        assert (some.truncated, some.total) == (True, None)
-        assert str(some).endswith("3 matches; there may be more: raise max_matches, or use count)")
+        assert (some.truncated, some.total) == (True, 40_000)
+        assert str(some).endswith("\n(first 3 of 40,000 matches)")
         assert count_matches(store, "hi[t]", engine=engine) == 40_000
     assert set(threading.enumerate()) <= threads
 
 
+def test_how_many_there_are_in_all_is_told_when_that_is_quick(tmp_path: Path) -> None:
+    lazy = document(tmp_path / "log", "hit\n" * 100_000, block_bytes=4096)
+    assert grep(lazy, "hit", max_matches=2).total == 100_000
+    assert grep(lazy, "hit", max_matches=100_000).truncated is False
+    unknown = grep(lazy, "hi[st]", max_matches=2)
+    assert (unknown.truncated, unknown.total) == (True, None)
+    assert str(unknown).endswith("(first 2 matches; there may be more: count(pattern) counts them)")
+    assert grep("hit\n" * 9, "hi[t]", max_matches=2).total == 9
+    assert grep("hit\n" * 9, "hi[t]", max_matches=9).truncated is False
+
+
+PAGES = "[page 1 of 2]\nalpha\nsee [page 2 of 2]\n[pages]\n[page 2 of 2]\r\nbeta\n"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_match_knows_its_page(path: Path, engine: Engine) -> None:
+    spec = write(path, PAGES.encode())
+    for word, marks in (("page", ["page 1 of 2", "page 1 of 2", "page 2 of 2"]), ("", ["", "", ""])):
+        marked = Document(replace(spec, mark=word), str_limit_bytes=LIMIT, block_bytes=8)
+        matches = grep(marked, "alpha|see|beta", engine=engine)
+        assert [match.mark for match in matches] == marks
+    assert repr(matches[2]) == "notes.txt:6: beta"
+    marked = Document(replace(spec, mark="page"), str_limit_bytes=LIMIT)
+    assert str(grep(marked, "beta", engine=engine)) == "notes.txt [page 2 of 2]:6: beta\n(1 match)"
+    before = Document(replace(spec, mark="sheet"), str_limit_bytes=LIMIT)
+    assert grep(before, "beta", engine=engine)[0].mark == ""
+
+
 def test_first_matches_need_only_the_start_of_a_file(tmp_path: Path) -> None:
-    lazy = document(tmp_path / "log", "first\n" + "é filler\n" * 10_000, block_bytes=64)
-    assert grep(lazy, "first", max_matches=1, engine="python")[0].offset == 0
+    lazy = document(tmp_path / "log", "first\n" + "é filler\n" * 30_000, block_bytes=64)
+    assert grep(lazy, "fi[rs]+t", max_matches=1, engine="python")[0].offset == 0
     assert "characters" not in repr(lazy)  # its index has not got to the end
 
 
@@ -191,6 +221,15 @@ def test_a_line_too_long_for_memory_is_an_error(path: Path, engine: Engine) -> N
         grep(lazy, "x", engine=engine)
 
 
+def test_python_goes_on_where_most_lines_may_match(tmp_path: Path) -> None:
+    lines = DENSE_LINES + 10_000
+    text = "é 12 ab\n" * lines + "é 11 ab\n"
+    for store in (text, document(tmp_path / "log", text, block_bytes=4096)):
+        (match,) = grep(store, r"é (\d)\1 ab")
+        assert (match.line, match.offset) == (lines + 1, 8 * lines)
+        assert count_matches(store, r"(\d)2|(\d)\2") == lines + 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
 def test_appended_and_truncated_files(tmp_path: Path, engine: Engine, encoding: str) -> None:
@@ -207,7 +246,7 @@ def test_appended_and_truncated_files(tmp_path: Path, engine: Engine, encoding: 
 def test_limits_are_checked() -> None:
     with pytest.raises(ValueError, match="max_matches must be at least 1"):
         grep("a", "a", max_matches=0)
-    with pytest.raises(ValueError, match="context_lines at least 0"):
+    with pytest.raises(ValueError, match="context_lines must be at least 0"):
         grep("a", "a", context_lines=-1)
 
 
