@@ -92,7 +92,7 @@ async def open_context(engine: Engine, tag: str, folder: Path, size_mb: int) -> 
     box = await Box.start(engine, config, tag, session="benchmark")
     namespace = await box.open_namespace(refuse)
     spec = {"name": path.name, "path": target, "source": str(path), "size_bytes": path.stat().st_size}
-    spec |= {"mtime_ns": path.stat().st_mtime_ns, "encoding": "utf-8", "compression": ""}
+    spec |= {"mtime_ns": path.stat().st_mtime_ns, "encoding": "utf-8"}
     await namespace.set_documents(json.dumps([spec]).encode(), path.name)
     return box, namespace
 

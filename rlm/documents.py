@@ -19,19 +19,24 @@ from typing import Any, Literal
 
 from rlm.consent import refusal, special_kind
 from rlm.errors import DocumentError
-from rlm.text_probe import SAMPLE_BYTES, NotText, Probe, compression, one_line, probe, unpack_head
+from rlm.formats import FORMATS, Format, kind_of, unpacked_name
+from rlm.text_probe import SAMPLE_BYTES, NotText, Probe, one_line, probe, reads_in_place, unpack_head
 
 BZ2_BLOCK_BYTES = 1024 * 1024
 """bz2 gives out nothing before a whole block (at most 900 kB) is read."""
 MAX_MOUNTS = 500
+TEXTS = "/data/texts"
+"""Where the container sees the texts that were made of documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """One input file. `mount` is what is bind-mounted: the file itself, or a folder around it.
 
-    `name` is unique in a session and is what the model sees. `encoding` is as in `text_probe.probe`;
-    `compression` is "", "gz", "bz2", "xz" or "zst". `head_sha256` covers the first 64 KiB.
+    `name` is unique in a session and is what the model sees. `kind` is a key of `formats.FORMATS`; `encoding`
+    is a Python codec name, empty where the format has none, and `given_encoding` the one that the user named.
+    `head_sha256` covers the first 64 KiB. `source` is the address it was fetched from, empty for a file of
+    the user's.
     """
 
     name: str
@@ -41,17 +46,31 @@ class Document:
     mtime_ns: int
     device: int
     inode: int
+    kind: str
     encoding: str
-    compression: str
+    given_encoding: str
     head_sha256: str
     preview: str
+    source: str = ""
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.kind]
+
+    @property
+    def file_name(self) -> str:
+        """The name that tells what the file is: a cache may keep what was fetched under another."""
+        return _file_name(self.path, self.name, self.source)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the container reads it as it is; else text is made of it there first."""
+        return self.format.plain and reads_in_place(self.encoding)
 
     @property
     def tokens(self) -> int | None:
-        """An estimate, four characters each; None when the size of the text is not known."""
-        if self.compression:
-            return None
-        return self.size_bytes // (8 if self.encoding.startswith("utf-16") else 4)
+        """An estimate; None when the size of the text is not known."""
+        return tokens_of(self.size_bytes, self.encoding) if self.is_text else None
 
     def to_json(self) -> dict[str, object]:
         """The fields, with paths as text, for the state file."""
@@ -83,10 +102,18 @@ class Mount:
     is_dir: bool
 
 
-def look(path: Path, *, name: str = "", mount: Path | None = None) -> Document:
+def tokens_of(size_bytes: int, encoding: str) -> int:
+    """An estimate of the tokens in a text: one for four characters."""
+    return size_bytes // (8 if encoding.startswith("utf-16") else 4)
+
+
+def look(
+    path: Path, *, name: str = "", mount: Path | None = None, encoding: str = "", source: str = ""
+) -> Document:
     """What can be known of a file from a prefix and two samples. Raises `DocumentError`.
 
-    `mount` defaults to the file itself, `name` to its last part.
+    `mount` defaults to the file itself, `name` to its last part. `encoding` is the codec that the user
+    named for it, empty to find out.
     """
     real, descriptor = _open(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -94,13 +121,17 @@ def look(path: Path, *, name: str = "", mount: Path | None = None) -> Document:
         if not stat.S_ISREG(status.st_mode):
             raise DocumentError(f"{path} is {special_kind(status.st_mode) or 'not a file'}.")
         head = file.read(SAMPLE_BYTES)
-        packed = compression(head)
+        called = _file_name(path, name, source)
+        kind = kind_of(head, called)
         try:
-            text = _probe(file, head, packed=packed, size_bytes=status.st_size)
+            text = _probe(file, head, kind=kind, name=called, size_bytes=status.st_size, encoding=encoding)
         except NotText as error:
-            inside = f" ({packed}) holds" if packed else " is"
-            what = f"{path}{inside} {error.kind}."
-            raise DocumentError(what, "Only text can be read.", hint=error.hint) from None
+            inside = f" ({kind}) holds" if FORMATS[kind].packed else " is"
+            raise DocumentError(
+                f"{path}{inside} {error.kind}.", "There is no text in it to be read.", hint=error.hint
+            ) from None
+        except ValueError as error:
+            raise DocumentError(f"{path} cannot be read in that encoding.", f"{error}.") from None
     return Document(
         name=name or one_line(path.name),
         path=real,
@@ -109,11 +140,17 @@ def look(path: Path, *, name: str = "", mount: Path | None = None) -> Document:
         mtime_ns=status.st_mtime_ns,
         device=status.st_dev,
         inode=status.st_ino,
+        kind=kind,
         encoding=text.encoding,
-        compression=packed,
+        given_encoding=encoding,
         head_sha256=hashlib.sha256(head).hexdigest(),
         preview=text.preview,
+        source=source,
     )
+
+
+def _file_name(path: Path, name: str, source: str) -> str:
+    return re.sub(r" \(\d+\)$", "", name) if source else path.name
 
 
 def _open(path: Path) -> tuple[Path, int]:
@@ -138,15 +175,23 @@ def _open(path: Path) -> tuple[Path, int]:
         raise DocumentError(f"{path} cannot be read.", f"{error}.") from None
 
 
-def _probe(file: io.FileIO, head: bytes, *, packed: str, size_bytes: int) -> Probe:
-    if packed:
-        more = file.read(BZ2_BLOCK_BYTES) if packed == "bz2" else b""
-        return probe(unpack_head(head + more, packed), whole=False)
+def _probe(file: io.FileIO, head: bytes, *, kind: str, name: str, size_bytes: int, encoding: str) -> Probe:
+    """Encoding and preview, as far as they can be told without reading a format."""
+    if FORMATS[kind].packed:
+        more = file.read(BZ2_BLOCK_BYTES) if kind == "bz2" else b""
+        inside = unpack_head(head + more, kind)
+        plain = FORMATS[kind_of(inside, unpacked_name(name))].plain
+        return probe(inside, whole=False, encoding=encoding) if plain else Probe("", "")
+    if not FORMATS[kind].plain and kind != "html":
+        return Probe("", "")
     if size_bytes <= len(head):
-        return probe(head, whole=True)
-    offsets = (size_bytes // 2 & ~1, size_bytes - SAMPLE_BYTES & ~1)  # even, for UTF-16
-    samples = (os.pread(file.fileno(), SAMPLE_BYTES, max(0, offset)) for offset in offsets)
-    return probe(head, later=tuple(samples), whole=False)
+        found = probe(head, whole=True, encoding=encoding)
+    else:
+        # At whole characters of UTF-16 and UTF-32.
+        offsets = (size_bytes // 2 & ~3, size_bytes - SAMPLE_BYTES & ~3)
+        samples = (os.pread(file.fileno(), SAMPLE_BYTES, max(0, offset)) for offset in offsets)
+        found = probe(head, later=tuple(samples), whole=False, encoding=encoding)
+    return found if FORMATS[kind].plain else found._replace(preview="")
 
 
 def _missing(path: Path) -> DocumentError:
@@ -166,12 +211,13 @@ def expand(
     state_dir: Path | None = None,
     taken: Collection[str] = (),
     without: Collection[str] = (),
+    encoding: str = "",
 ) -> Expansion:
     """The documents behind files, folders and patterns (`**` too), each file once. Raises `DocumentError`.
 
     What a folder or pattern holds and cannot be read as text is skipped and reported; a file that was named
     itself must be readable. `taken` are names that other documents have; folders named in `without` are not
-    looked into.
+    looked into. `encoding` is what the user says that all of them are in.
     """
     from rlm.folders import (
         Found,
@@ -200,7 +246,7 @@ def expand(
             try:
                 if entry.skipped:
                     raise DocumentError(entry.skipped)
-                document = look(entry.path, mount=entry.mount)
+                document = look(entry.path, mount=entry.mount, encoding=encoding)
             except DocumentError as error:
                 if named:
                     raise
@@ -224,16 +270,22 @@ class Nothing:
 
 
 def mount_plan(
-    documents: Iterable[Document], *, nothing: Nothing, state_dir: Path | None = None
+    documents: Iterable[Document],
+    *,
+    nothing: Nothing,
+    state_dir: Path | None = None,
+    texts: Path | None = None,
 ) -> list[Mount]:
     """One mount for each distinct `Document.mount`, numbered in order, and covers over what stays out.
+
+    `texts` is the folder of the texts that were made of documents, for the container to see at `TEXTS`.
 
     Folders are walked again, so that a key put there since they were registered is covered too. Raises
     `DocumentError` for more than 500 mounts, and for special files in a folder.
     """
     from rlm.folders import kept_out
 
-    plan: list[Mount] = []
+    plan = [Mount(source=texts, target=TEXTS, is_dir=True)] if texts else []
     sources = {document.mount: document.mount != document.path for document in documents}
     for number, (source, is_dir) in enumerate(sources.items()):
         target = f"/data/{number}" if is_dir else f"/data/{number}/{_safe(source.name)}"
@@ -243,7 +295,7 @@ def mount_plan(
             place = str(PurePosixPath(target, path.relative_to(source).as_posix()))
             plan.append(Mount(source=nothing.folder if inside else nothing.file, target=place, is_dir=inside))
     if len(plan) > MAX_MOUNTS:
-        covers = len(plan) - len(sources)
+        covers = len(plan) - len(sources) - bool(texts)
         raise DocumentError(
             f"{len(sources):,} files and folders cannot be mounted one by one.",
             f"With {covers:,} covers over what must stay out of the container, the limit is {MAX_MOUNTS}.",

@@ -8,10 +8,11 @@ no time and invents nothing; whatever it leaves out is data in the REPL (`answer
 from collections.abc import Iterable, Mapping, Sequence
 
 from rlm import prompts
-from rlm.documents import Document
+from rlm.formats import FORMATS
 from rlm.models import ChatMessage, Model
 from rlm.records import SessionView, Turn, Variable
 from rlm.settings import Config
+from rlm.texts import Text
 
 LISTED_DOCUMENTS = 30
 LISTED_VARIABLES = 40
@@ -19,6 +20,8 @@ PLAN_CHARS = 400
 OUTPUT_CHARS = 400
 ANSWER_CHARS = 2_000
 SUMMARY_CHARS = 6_000
+STR_SHARE = 16
+"""The sandbox makes a text a `str` up to this share of its memory; see `sandbox.worker`."""
 
 
 def system(config: Config, sub: Model) -> ChatMessage:
@@ -33,6 +36,8 @@ def system(config: Config, sub: Model) -> ChatMessage:
         max_steps=limits.max_steps,
         cell_timeout=f"{limits.cell_timeout_s:.0f}",
         memory=f"{config.sandbox.memory_bytes / 1024**3:.1f} GiB",
+        str_limit=f"{config.sandbox.memory_bytes // STR_SHARE // 1024**2:,} MiB in memory",
+        packages="".join(f", {package}" for package in config.sandbox.packages),
         sub_model=sub.name,
         sub_chars=f"{window * 3:,} characters" if window else "an unknown number of characters",
         rlm_note=children
@@ -44,40 +49,56 @@ def system(config: Config, sub: Model) -> ChatMessage:
 
 def opening(
     question: str,
-    documents: Sequence[Document],
+    texts: Sequence[Text],
     *,
     active: str | None,
     lines: Mapping[str, int],
     variables: Sequence[Variable],
     notes: Iterable[str] = (),
 ) -> str:
-    """The first message of a turn. `notes` are things to be told once: what a restore lost, say."""
+    """The first message of a turn. `lines` has the line counts that are known, by name.
+
+    `notes` are things to be told once: what a restore lost, say.
+    """
     return prompts.fill(
         "question",
-        documents=_documents(documents, active=active, lines=lines),
+        documents=_documents(texts, active=active, lines=lines),
         namespace="\n".join([_namespace(variables), *notes]),
         question=question,
     )
 
 
-def _documents(documents: Sequence[Document], *, active: str | None, lines: Mapping[str, int]) -> str:
-    if not documents:
+def _documents(texts: Sequence[Text], *, active: str | None, lines: Mapping[str, int]) -> str:
+    if not texts:
         return "No document is loaded; `context` is an empty str."
-    rows = [f"Documents ({len(documents)}):"]
-    for document in documents[:LISTED_DOCUMENTS]:
-        facts = [f"{document.size_bytes:,} bytes"]
-        if document.name in lines:
-            facts.append(f"{lines[document.name]:,} lines")
-        if document.tokens is not None:
-            facts.append(f"about {document.tokens:,} tokens")
-        facts.append(f"{document.compression} of text" if document.compression else document.encoding)
-        mark = " (active: this is `context`)" if document.name == active else ""
-        rows.append(f"- {document.name!r}: {', '.join(facts)}{mark}")
-        if len(documents) <= 5 and document.preview:
-            rows += [f"    {line}" for line in document.preview.splitlines()[:4]]
-    if len(documents) > LISTED_DOCUMENTS:
-        rows.append(f"- … and {len(documents) - LISTED_DOCUMENTS:,} more: list_files()")
+    rows = [f"Documents ({len(texts):,}):"]
+    for text in texts[:LISTED_DOCUMENTS]:
+        mark = " (active: this is `context`)" if text.name == active else ""
+        rows.append(f"- {text.name!r}: {', '.join(_facts(text, lines.get(text.name, text.lines)))}{mark}")
+        if len(texts) <= 5 and text.preview:
+            rows += [f"    {line}" for line in text.preview.splitlines()[:4]]
+    if len(texts) > LISTED_DOCUMENTS:
+        size = sum(text.size_bytes for text in texts)
+        rows.append(
+            f"- … and {len(texts) - LISTED_DOCUMENTS:,} more, {size:,} bytes in all: list_files(), or "
+            'grep(pattern, files="all")'
+        )
     return "\n".join(rows)
+
+
+def _facts(text: Text, lines: int) -> list[str]:
+    known = text.document.format if text.inside else FORMATS[text.kind]
+    facts = [f"text of a {known.label}" if text.inside else known.label if known.table else text.encoding]
+    facts.append(f"{text.size_bytes:,} bytes")
+    if lines >= 0:
+        facts.append(f"{lines:,} lines")
+    facts.append(f"about {text.tokens:,} tokens")
+    own = FORMATS[text.kind]
+    if own.mark and text.inside:
+        facts.append(f"each {own.mark} begins with a line like [{own.mark} 1 …]")
+    if own.table:
+        facts.append("sql() can ask it")
+    return facts
 
 
 def _namespace(variables: Sequence[Variable]) -> str:

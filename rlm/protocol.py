@@ -154,6 +154,17 @@ class KeepAnswer(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Convert(Message):
+    """Make text of files. Body: JSON, a list of objects as in `sandbox.convert.Item`.
+
+    For each item in turn come its `Part` and `Skipped` messages, then `ItemDone`; `Converted` at the end.
+    """
+
+    tag: ClassVar[str] = "convert"
+    request: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Message):
     """The answer to a worker's request. Body: depends on the request; the reason when not `ok`."""
 
@@ -313,8 +324,67 @@ class Ack(Message):
     size: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Message):
+    """A text that an item of a `Convert` holds. Body: the text as UTF-8.
+
+    `name` is its path in an archive, empty for a file that is one text. `kind` is a key of
+    `rlm.formats.FORMATS`, `encoding` the codec it was decoded with, empty where that means nothing.
+    """
+
+    tag: ClassVar[str] = "part"
+    request: int
+    item: int
+    name: str
+    kind: str
+    encoding: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped(Message):
+    """What an archive holds under `name` was left out, for a reason."""
+
+    tag: ClassVar[str] = "skipped"
+    request: int
+    item: int
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDone(Message):
+    """An item of a `Convert` is done. With a `problem` nothing of it is to be kept.
+
+    `note` tells what the user should know of a text that was made, empty for nothing.
+    """
+
+    tag: ClassVar[str] = "item_done"
+    request: int
+    item: int
+    problem: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Converted(Message):
+    """All items of a `Convert` are done."""
+
+    tag: ClassVar[str] = "converted"
+    request: int
+
+
 ToSupervisor = Spawn | Interrupt | Kill | Close
-ToWorker = SetDocuments | SetContext | ListVariables | RunCell | TakeSnapshot | Restore | KeepAnswer | Reply
+ToWorker = (
+    SetDocuments
+    | SetContext
+    | ListVariables
+    | RunCell
+    | TakeSnapshot
+    | Restore
+    | KeepAnswer
+    | Convert
+    | Reply
+)
 FromSupervisor = Hello | RolledBack
 FromWorker = (
     Ready
@@ -328,6 +398,10 @@ FromWorker = (
     | Snapshot
     | SnapshotReport
     | Restored
+    | Part
+    | Skipped
+    | ItemDone
+    | Converted
     | Ack
 )
 
@@ -340,6 +414,7 @@ TO_WORKER: tuple[type[Message], ...] = (
     TakeSnapshot,
     Restore,
     KeepAnswer,
+    Convert,
     Reply,
 )
 FROM_SUPERVISOR: tuple[type[Message], ...] = (Hello, RolledBack)
@@ -355,6 +430,10 @@ FROM_WORKER: tuple[type[Message], ...] = (
     Snapshot,
     SnapshotReport,
     Restored,
+    Part,
+    Skipped,
+    ItemDone,
+    Converted,
     Ack,
 )
 

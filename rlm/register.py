@@ -1,48 +1,104 @@
 """Which documents a session has: registering what the user named, and looking again at what it has become.
 
-It looks at files and writes records; it neither mounts anything nor asks anybody.
+It looks at files, fetches what is named by an address, and writes records; it neither mounts anything nor
+asks anybody.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlm.documents import Document, changes, expand, look
 from rlm.errors import DocumentError
 from rlm.records import ConsentGiven, DocumentsSet, SessionStarted
+from rlm.sources import Fetched, fetch, is_address
 from rlm.state import State
 
-COUNTED_BYTES = 64 * 1024 * 1024
-"""Lines are counted up front in documents of at most this size."""
+Progress = Callable[[str, int, int | None], None]
+"""Told of a download: what it is, bytes that are here, and bytes in all if that is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """`added` are the documents that were named, `documents` all of them; `skipped` was left out, and why."""
+
+    added: list[Document]
+    documents: list[Document]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def register(
-    state: State, paths: Sequence[str], *, cwd: Path, replace: bool = False, name: str | None = None
-) -> tuple[list[Document], list[Document], tuple[tuple[str, str], ...]]:
-    """Add what `paths` name to the session's documents; returns the added ones, all, and what was left out.
+    state: State,
+    paths: Sequence[str],
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    replace: bool = False,
+    name: str | None = None,
+    encoding: str = "",
+    progress: Progress = lambda name, done, total: None,
+) -> Registered:
+    """Add what `paths` name (files, folders, patterns, addresses) to the session's documents.
 
-    A path that is registered already is looked at again and keeps its name. Raises `DocumentError`.
+    A path that is registered already is looked at again and keeps its name. `encoding` is what the user says
+    they are in; `environ` is where tokens are looked up. Raises `DocumentError`.
     """
     view = state.view()
     if not view.session:
         begin_session(state)
     old = [] if replace else [Document.from_json(row) for row in view.documents]
-    expansion = expand(paths, cwd=cwd, state_dir=state.path, taken=[document.name for document in old])
-    if not expansion.documents:
+    addresses = [path for path in paths if is_address(path)]
+    fetched = [
+        file
+        for address in addresses
+        for file in fetch(address, folder=state.downloads(), environ=environ, progress=progress)
+    ]
+    taken = [document.name for document in old]
+    expansion = expand(
+        [path for path in paths if path not in addresses],
+        cwd=cwd,
+        state_dir=state.path,
+        taken=taken,
+        encoding=encoding,
+    )
+    taken += [document.name for document in expansion.documents]
+    found = [*_looked_at(fetched, old=old, taken=taken, encoding=encoding), *expansion.documents]
+    if not found:
         raise DocumentError(
             "There is nothing to read.",
             "; ".join(f"{path}: {reason}" for path, reason in expansion.skipped[:3]) or "Nothing was found.",
         )
-    return *add_documents(state, expansion.documents, old, name=name), expansion.skipped
+    added, documents = add_documents(state, found, old, name=name)
+    notes = tuple(file.note for file in fetched if file.note)
+    return Registered(added=added, documents=documents, skipped=expansion.skipped, notes=notes)
+
+
+def _looked_at(
+    files: Sequence[Fetched], *, old: Sequence[Document], taken: Sequence[str], encoding: str
+) -> list[Document]:
+    """The documents that were fetched. One that was fetched before keeps the name it had."""
+    before = {(document.source, document.name) for document in old if document.source}
+    used = set(taken)
+    documents = []
+    for file in files:
+        name, number = file.name, 2
+        while name in used and (file.source, name) not in before:
+            name, number = f"{file.name} ({number})", number + 1
+        used.add(name)
+        documents.append(look(file.path, name=name, encoding=encoding, source=file.source))
+    return documents
 
 
 def add_documents(
     state: State, found: Sequence[Document], old: Sequence[Document], *, name: str | None = None
 ) -> tuple[list[Document], list[Document]]:
     """Record `found` beside `old`; returns the added ones as named, and all."""
+    fetched = {document.name for document in found if document.source}
+    old = [document for document in old if not (document.source and document.name in fetched)]
     names = {document.path: document.name for document in old}
     added = [
         dataclasses.replace(document, name=names.get(document.path, document.name)) for document in found
@@ -85,7 +141,13 @@ def refreshed(documents: Sequence[Document]) -> tuple[list[Document], list[str]]
         try:
             if change == "missing":
                 raise DocumentError(f"{document.path} is gone.")
-            again = look(document.path, name=document.name, mount=document.mount)
+            again = look(
+                document.path,
+                name=document.name,
+                mount=document.mount,
+                encoding=document.given_encoding,
+                source=document.source,
+            )
             if document.mount == document.path and again.path != document.path:
                 raise DocumentError("its path leads elsewhere.")
         except DocumentError as error:
@@ -95,18 +157,6 @@ def refreshed(documents: Sequence[Document]) -> tuple[list[Document], list[str]]
         notes.append(f"{document.name!r} {happened} on disk since it was loaded; this is the present one.")
         present.append(again)
     return present, notes
-
-
-def count_lines(documents: Sequence[Document]) -> dict[str, int]:
-    """Lines by name, of plain documents of at most 64 MiB."""
-    counts = {}
-    for document in documents:
-        if document.size_bytes <= COUNTED_BYTES and not document.compression:
-            with contextlib.suppress(OSError), document.path.open("rb") as file:
-                counts[document.name] = sum(
-                    block.count(b"\n") for block in iter(lambda: file.read(1024 * 1024), b"")
-                )
-    return counts
 
 
 def now() -> str:

@@ -63,14 +63,17 @@ class CellRequests:
                 )
             self.consent.add(real)
             added = self.load([str(real)])
+            await self.sandbox.prepare()
         except DocumentError as error:
             raise RequestRefused(str(error)) from None
+        if problem := next((self.sandbox.prepared.problems.get(document.name) for document in added), None):
+            raise RequestRefused(f"{path} {problem}")
         if not self.sandbox.has_mounted(added):
             raise RequestRefused(
                 f"{path}: agreed, and there from the next step on. Call load_file({path!r}) again in your "
                 "next block."
             )
-        return self.sandbox.specs_of(added)
+        return self.sandbox.specs_of(self.sandbox.texts_of(added))
 
     async def _ask(self, path: str, real: Path) -> bool:
         if not self.asks:

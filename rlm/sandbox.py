@@ -17,18 +17,19 @@ from pathlib import Path
 
 from rlm import protocol
 from rlm.answers import FailedSink, FileSink
-from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, reap, with_deadline
+from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, find_image, reap, with_deadline
 from rlm.box.engine_api import Engine
 from rlm.box.namespace import Namespace, Serve
 from rlm.box.results import CellResult
 from rlm.box.wire import Sink
-from rlm.documents import Document, Mount, Nothing, container_path, mount_plan, require_readable_inside
-from rlm.errors import ConfigError, SandboxError, SandboxLost, StateError
+from rlm.documents import Document, Mount, Nothing, mount_plan, require_readable_inside
+from rlm.errors import DocumentError, SandboxError, SandboxLost, StateError
 from rlm.events import Event, NamespaceSaved, Notice, Progress
 from rlm.records import SnapshotSaved, Variable
 from rlm.settings import Config
 from rlm.snapshots import SnapshotWriter
 from rlm.state import State
+from rlm.texts import Prepared, Text, prepare
 
 BUILD_S = 3600.0
 SLOW_CELL_S = 3.0
@@ -53,7 +54,11 @@ class Sandbox:
     notes: list[str] = field(default_factory=list)
     """What the root model has to be told once: what a restore brought back, and what not."""
 
+    prepared: Prepared = field(default_factory=Prepared)
+    """What the documents became: the texts that the namespace knows, and why some have none."""
+
     _engine: Engine | None = None
+    _tag: str = ""
     _box: Box | None = None
     _namespace: Namespace | None = None
     _plan: list[Mount] = field(default_factory=list)
@@ -62,6 +67,7 @@ class Sandbox:
     _changed: bool = False
     """The worker has to be told of documents; `_stale`: the container cannot see them all."""
     _stale: bool = False
+    _told: set[str] = field(default_factory=set)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _background: "asyncio.Task[None] | None" = None
 
@@ -79,34 +85,47 @@ class Sandbox:
         if self.running:
             if self._changed and self._namespace:
                 self._changed = False
+                await self.prepare()
                 await self._set_documents(self._namespace)
             return
-        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
-        for document in self.documents:
-            require_readable_inside(document, uid=uid, gid=gid)
-        settings = self.config.sandbox
-        if settings.packages:
-            raise ConfigError(
-                "sandbox.packages cannot be installed yet.",
-                "The image holds Python's standard library and ripgrep.",
-                hint="Remove it, or name a base image that has them as sandbox.image.",
-            )
         self.emit(Progress(text="starting the sandbox"))
+        engine = await self._ready_engine()
+        await self.prepare()
+        self._plan = self._plan_of(self.documents, texts=self.state.shown_texts())
+        self._identities = {document.path: (document.device, document.inode) for document in self.documents}
+        self._changed = False
+        self._box = await Box.start(engine, self._config_of(self._plan), self._tag, session=self.session)
+        await self._open_namespace()
+
+    async def _ready_engine(self) -> Engine:
+        """The engine, with the image built and what earlier containers left removed."""
         if self._engine is None:
             self._engine = await with_deadline(Engine)
-        engine = self._engine
+        engine, settings = self._engine, self.config.sandbox
         loop = asyncio.get_running_loop()
 
         def progress(text: str) -> None:
             loop.call_soon_threadsafe(self.emit, Progress(text=text))
 
-        tag = await with_deadline(ensure_image, engine, settings.image, progress, seconds=BUILD_S)
+        if not self._tag:
+            self._tag = await with_deadline(
+                ensure_image, engine, settings.image, progress, settings.packages, seconds=BUILD_S
+            )
         await with_deadline(reap, engine)
+        return engine
+
+    def _plan_of(self, documents: Sequence[Document], *, texts: Path | None = None) -> list[Mount]:
+        """How these documents are mounted. Raises `DocumentError` for what cannot be."""
+        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
+        for document in documents:
+            require_readable_inside(document, uid=uid, gid=gid)
         file, folder = self.state.nothing()
-        self._plan = mount_plan(
-            self.documents, nothing=Nothing(file=file, folder=folder), state_dir=self.state.path
-        )
-        config = BoxConfig(
+        nothing = Nothing(file=file, folder=folder)
+        return mount_plan(documents, nothing=nothing, state_dir=self.state.path, texts=texts)
+
+    def _config_of(self, plan: Sequence[Mount]) -> BoxConfig:
+        settings = self.config.sandbox
+        return BoxConfig(
             base=settings.image,
             memory_bytes=settings.memory_bytes,
             cpus=settings.cpus,
@@ -114,12 +133,41 @@ class Sandbox:
             runtime=settings.runtime,
             cell_timeout_s=self.config.limits.cell_timeout_s,
             state_dir=self.state.path,
-            mounts=[(str(mount.source), mount.target) for mount in self._plan],
+            mounts=[(str(mount.source), mount.target) for mount in plan],
         )
-        self._identities = {document.path: (document.device, document.inode) for document in self.documents}
-        self._changed = False
-        self._box = await Box.start(engine, config, tag, session=self.session)
-        await self._open_namespace()
+
+    async def prepare(self) -> None:
+        """Have texts made of the documents that are none. Raises `DocumentError` when nothing is left."""
+        self.prepared = await prepare(
+            self.documents,
+            cache=self.state.texts(limit_bytes=self.config.sandbox.cache_bytes),
+            folder=self.state.shown_texts(),
+            open_box=self._open_converter,
+            tell=lambda text: self.emit(Progress(text=text)),
+        )
+        problems = [f"{name!r} {problem}" for name, problem in self.prepared.problems.items()]
+        for text in (*problems, *self.prepared.notes):
+            if text not in self._told:
+                self._told.add(text)
+                self._tell(text)
+        if self.documents and not self.prepared.texts:
+            name, problem = next(iter(self.prepared.problems.items()), ("", ""))
+            raise DocumentError(f"{name!r} {problem}" if name else "There is nothing to read.")
+
+    async def prepare_if_ready(self) -> bool:
+        """`prepare`, unless the sandbox image is still to be built. Raises `SandboxError` without Docker."""
+        engine = self._engine = await with_deadline(Engine)
+        settings = self.config.sandbox
+        self._tag = await with_deadline(find_image, engine, settings.image, settings.packages)
+        if self._tag:
+            with contextlib.suppress(DocumentError):  # each document's problem is told by itself
+                await self.prepare()
+        return bool(self._tag)
+
+    async def _open_converter(self, documents: Sequence[Document]) -> tuple[Box, list[Mount]]:
+        engine = await self._ready_engine()
+        plan = self._plan_of(documents)
+        return await Box.start(engine, self._config_of(plan), self._tag, session=self.session), plan
 
     async def close(self) -> None:
         if self._background:
@@ -223,25 +271,24 @@ class Sandbox:
             await box.close()
         await self.start()
 
-    def specs_of(self, documents: Sequence[Document]) -> bytes:
-        """What a worker is told of documents: JSON, see `sandbox.textfile.DocumentSpec`."""
-        return json.dumps(
-            [
-                {
-                    "name": document.name,
-                    "path": container_path(document, self._plan),
-                    "source": str(document.path),
-                    "size_bytes": document.size_bytes,
-                    "mtime_ns": document.mtime_ns,
-                    "encoding": document.encoding,
-                    "compression": document.compression,
-                }
-                for document in documents
-            ]
-        ).encode()
+    def texts_of(self, documents: Sequence[Document]) -> list[Text]:
+        """The texts that these documents became."""
+        paths = {document.path for document in documents}
+        return [text for text in self.prepared.texts if text.document.path in paths]
+
+    def specs_of(self, texts: Sequence[Text]) -> bytes:
+        """What a worker is told of texts: JSON, see `sandbox.textfile.DocumentSpec`."""
+        return json.dumps([text.to_spec(self._plan) for text in texts]).encode()
 
     def _specs(self) -> bytes:
-        return self.specs_of(self.documents)
+        return self.specs_of(self.prepared.texts)
+
+    @property
+    def active_text(self) -> str | None:
+        """The name of the text that is `context`: that of the active document, or its first."""
+        names = [text.name for text in self.prepared.texts]
+        inside = (text.name for text in self.prepared.texts if text.document.name == self.active)
+        return self.active if self.active in names else next(inside, next(iter(names), None))
 
     # -- snapshots
 
@@ -330,7 +377,7 @@ class Sandbox:
         await self._restore(namespace)
 
     async def _set_documents(self, namespace: Namespace) -> None:
-        problems = await namespace.set_documents(self._specs(), self.active)
+        problems = await namespace.set_documents(self._specs(), self.active_text)
         for name, reason in problems.items():
             self.emit(Notice(text=f"{name}: {reason}"))
             self.notes.append(f"Note: {name!r} could not be loaded: {reason}")

@@ -28,14 +28,16 @@ from rlm.events import (
     to_json,
 )
 from rlm.ledger import Ledger
+from rlm.line_counts import LineCounts
 from rlm.models import ChatMessage, Model
 from rlm.records import MessageAdded, SessionView, TurnBegan, TurnEnded, TurnUndone
-from rlm.register import begin_session, count_lines, now, record_documents, refreshed, register
+from rlm.register import begin_session, now, record_documents, refreshed, register
 from rlm.requests import CellRequests
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
 from rlm.state import State
 from rlm.subcalls import SubCallServer
+from rlm.texts import Text, known_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Session:
     _engine: Engine | None = None
     _requests: CellRequests = field(init=False)
     _interrupted: bool = False
+    _lines: LineCounts = field(init=False)
 
     def __post_init__(self) -> None:
         view = self.state.view()
@@ -83,6 +86,7 @@ class Session:
             history=self._history,
             asks=self.asks,
         )
+        self._lines = LineCounts(self.state.texts(limit_bytes=self.config.sandbox.cache_bytes))
         self.sandbox = self._requests.sandbox = Sandbox(
             config=self.config,
             state=self.state,
@@ -99,12 +103,20 @@ class Session:
 
     def load(self, paths: Sequence[str], *, replace: bool = False, name: str | None = None) -> list[Document]:
         """Register files, folders and patterns that the user named. Raises `DocumentError`."""
-        added, documents, _ = register(self.state, paths, cwd=self.cwd, replace=replace, name=name)
-        self.documents = documents
+        registered = register(
+            self.state, paths, cwd=self.cwd, environ=self.config.environ, replace=replace, name=name
+        )
+        added, self.documents = registered.added, registered.documents
         for document in added:
             self.consent.add(document.mount)
-        self.sandbox.add_documents(documents, active=added[0].name if added else self.sandbox.active)
+        self.sandbox.add_documents(self.documents, active=added[0].name if added else self.sandbox.active)
         return added
+
+    def known_texts(self) -> list[Text]:
+        """The texts of the documents, as far as they are made."""
+        return known_texts(
+            self.documents, cache=self.state.texts(limit_bytes=self.config.sandbox.cache_bytes)
+        )
 
     def _refresh(self) -> None:
         """Look again at what is loaded: tell what changed, leave out what is gone."""
@@ -113,10 +125,12 @@ class Session:
             self._tell(note)
         if present != self.documents:
             names = [document.name for document in present]
-            active = self.sandbox.active if self.sandbox.active in names else next(iter(names), None)
+            active = self.sandbox.active or ""
+            if not any(active == name or active.startswith(f"{name}/") for name in names):
+                active = next(iter(names), "")
             self.documents = present
-            record_documents(self.state, present, active=active)
-            self.sandbox.add_documents(present, active=active)
+            record_documents(self.state, present, active=active or None)
+            self.sandbox.add_documents(present, active=active or None)
 
     # -- turns
 
@@ -144,6 +158,7 @@ class Session:
             self._engine.interrupt()
 
     async def close(self) -> None:
+        self._lines.stop()
         await self.sandbox.close()
 
     async def _turn(self, question: str) -> None:
@@ -204,15 +219,17 @@ class Session:
             ],
             on_message=keep,
         )
+        texts = self.sandbox.prepared.texts
         opening = memory.opening(
             question,
-            self.documents,
-            active=self.sandbox.active,
-            lines=count_lines(self.documents[: memory.LISTED_DOCUMENTS]),
+            texts,
+            active=self.sandbox.active_text,
+            lines=await self._lines.count_small(texts[: memory.LISTED_DOCUMENTS]),
             variables=self.sandbox.variables,
             notes=self.sandbox.notes,
         )
         self.sandbox.notes.clear()
+        self._lines.count_rest(texts)
         try:
             if self._interrupted:
                 self._engine.interrupt()

@@ -9,6 +9,7 @@ container and go back to it, and nothing on this side ever looks inside one. Who
 import contextlib
 import errno
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from rlm.log import Log, NewFile, sync_folder, writing
 from rlm.ownership import FRAME, check_format, claim
 from rlm.records import MessageAdded, Record, SessionView, from_json, to_json
 from rlm.snapshots import Damaged, SnapshotHeader, SnapshotInfo, SnapshotWriter, file_name, inspect, payload
+from rlm.text_cache import TextCache, remove_cache
 
 _GENERATION = re.compile(r"(\d{6,})\.snap(\.corrupt)?")
 
@@ -27,6 +29,7 @@ _OURS = ("session.jsonl", "events.jsonl", "history", "cache.sqlite3*", "*.tmp")
 _OURS_IN = {
     "nothing": (),
     "inputs": ("*.txt", "*.tmp"),
+    "shown": ("*.txt", "*.tmp"),
     "answers": ("*.txt", "*.tmp"),
     "snapshots": ("*.snap", "*.corrupt", "*.tmp"),
 }
@@ -44,6 +47,7 @@ class State:
         self._lock = FolderLock(path)
         self._view: SessionView | None = None
         self._generation = 0
+        self._texts: TextCache | None = None
 
     @classmethod
     def open(
@@ -77,6 +81,9 @@ class State:
                 yield
             finally:
                 self._view = None
+                if self._texts is not None:
+                    self._texts.close()
+                    self._texts = None
 
     def holder(self) -> Holder | None:
         """Who holds the lock, for display only: nothing is locked to find out."""
@@ -121,6 +128,25 @@ class State:
         folder = self._make_folder("nothing")
         folder.chmod(0o755)
         return self.keep_input("nothing.txt", b""), folder
+
+    def downloads(self) -> Path:
+        """The folder for what is fetched from an address."""
+        self._lock.require()
+        return self._make_folder("downloads")
+
+    def texts(self, *, limit_bytes: int) -> TextCache:
+        """The texts that were made of documents, and what else is known of files that were looked at."""
+        self._lock.require()
+        if self._texts is None:
+            self._texts = TextCache(self._make_folder("texts"), limit_bytes=limit_bytes)
+        return self._texts
+
+    def shown_texts(self) -> Path:
+        """The folder of those texts that the session's container sees."""
+        self._lock.require()
+        folder = self._make_folder("shown")
+        folder.chmod(0o755)
+        return folder
 
     def new_snapshot(
         self, turn: int, *, python: str, image: str, protocol: int, dill: str, keep: int = 10
@@ -195,6 +221,8 @@ class State:
                     _unlink(folder, patterns)
                     with contextlib.suppress(OSError):
                         folder.rmdir()
+            remove_cache(self.path / "texts")
+            shutil.rmtree(self.path / "downloads", ignore_errors=True)
             _unlink(self.path, _OURS)
             left = sorted({entry.name for entry in self.path.iterdir()} - set(FRAME))
             if not left:

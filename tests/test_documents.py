@@ -8,6 +8,7 @@ import lzma
 import os
 import re
 import socket
+import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -100,9 +101,10 @@ def test_preview_is_short_and_cannot_steer_a_terminal(tmp_path: Path) -> None:
 def test_compressed_text(tmp_path: Path, kind: str, pack: object) -> None:
     assert callable(pack)
     document = look(write(tmp_path / "f", pack(MESSAGE.encode("latin-1"))))
-    assert (document.compression, document.encoding, document.tokens) == (kind, "latin-1", None)
+    assert (document.kind, document.encoding, document.tokens) == (kind, "latin-1", None)
+    assert not document.is_text
     assert document.preview.startswith("The café")
-    assert look(write(tmp_path / "empty", pack(b""))).compression == kind
+    assert look(write(tmp_path / "empty", pack(b""))).kind == kind
     packed_binary = write(tmp_path / "b", pack(b"\0\1\2\3" * 99))
     assert f"({kind}) holds binary" in refused(packed_binary)
     large = write(tmp_path / "large", pack(os.urandom(700_000).hex().encode()))
@@ -114,7 +116,7 @@ def test_damaged_or_greedy_archives_are_refused(tmp_path: Path) -> None:
     assert "not readable as gz" in refused(write(tmp_path / "f.gz", damaged))
     packer = lzma.LZMACompressor(filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 4096}])
     honest = packer.compress(b"text") + packer.flush()
-    assert look(write(tmp_path / "honest.xz", honest)).compression == "xz"
+    assert look(write(tmp_path / "honest.xz", honest)).kind == "xz"
     # Byte 16 of this header is the dictionary's size: 38 is 2 GiB. Its CRC follows the padding.
     header = bytearray(honest[12:24])
     header[4] = 38
@@ -124,28 +126,58 @@ def test_damaged_or_greedy_archives_are_refused(tmp_path: Path) -> None:
 
 def test_zstd_is_known_by_its_magic(tmp_path: Path) -> None:
     document = look(write(tmp_path / "f.zst", b"\x28\xb5\x2f\xfd\x04\0\0\0"))
-    assert (document.compression, document.preview, document.tokens) == ("zst", "", None)
+    assert (document.kind, document.preview, document.tokens) == ("zst", "", None)
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"%PDF-1.7\nascii only", r"a PDF\. .*pdftotext"),
-        (b"PK\x03\x04\x14\0", "zip archive"),
         (b"\x89PNG\r\n\x1a\n\0", "PNG"),
         (b"\x7fELF\2\1\1\0", "ELF"),
         (b"SQLite format 3\0", "SQLite"),
-        (b"PAR1\x15\x04\x15\0", "Parquet"),
-        (b"x" * 257 + b"ustar\0", "tar archive"),
         (b"MZ\x90\0\3\0", "Windows"),
         (b"text with a \0 in it", "binary"),
         (bytes(range(1, 32)) * 9, "binary"),
-        (b"\xff\xfe\0\0t\0\0\0", "UTF-32"),
         (b"\xff\xfe" + b"\x00\xd8" * 50, "binary"),
     ],
 )
 def test_binary_files_are_refused_by_kind(tmp_path: Path, data: bytes, says: str) -> None:
     assert re.search(says, refused(write(tmp_path / "f", data)))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.pdf", b"%PDF-1.7\nascii only", "pdf"),
+        ("a.zip", b"PK\x03\x04\x14\0", "zip"),
+        ("a.docx", b"PK\x03\x04\x14\0", "docx"),
+        ("a.parquet", b"PAR1\x15\x04\x15\0", "parquet"),
+        ("a.tar", tarfile.TarInfo("x").tobuf() + bytes(1024), "tar"),
+        ("a.html", b"<p>text", "html"),
+        ("a.eml", b"From: a@b.c\n\ntext", "email"),
+        ("a.txt", b"\xff\xfe\0\0t\0\0\0", "text"),
+    ],
+)
+def test_what_text_must_be_made_of_first_is_taken_unread(
+    tmp_path: Path, name: str, data: bytes, kind: str
+) -> None:
+    document = look(write(tmp_path / name, data))
+    assert (document.kind, document.is_text, document.tokens) == (kind, False, None)
+
+
+def test_the_kind_of_what_was_fetched_is_told_by_its_name_not_by_that_of_its_cache(tmp_path: Path) -> None:
+    path = write(tmp_path / "blobs/0f3a", "a,b\n1,2\n")
+    assert look(path, name="set/rows.csv (2)", source="hf://datasets/o/set").kind == "csv"
+    assert look(path, name="rows.csv").kind == "text"
+
+
+def test_an_encoding_that_is_named_is_used_and_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "Größe".encode("cp437"))
+    document = look(path, encoding="cp437")
+    assert (document.encoding, document.given_encoding, document.preview) == ("cp437", "cp437", "Größe")
+    assert not look(path, encoding="shift_jis").is_text
+    with pytest.raises(DocumentError, match="cp4377"):
+        look(path, encoding="cp4377")
 
 
 def test_a_huge_file_costs_a_prefix(tmp_path: Path) -> None:

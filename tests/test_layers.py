@@ -149,14 +149,17 @@ class Layer:
 
 
 PROTOCOL = Layer(files="rlm/protocol.py", never=("rlm", "sandbox"))
+CHARSETS = Layer(files="rlm/charsets.py", never=("rlm", "sandbox"))
+FORMATS = Layer(files="rlm/formats.py", never=("rlm", "sandbox"))
+PROBE = Layer(files="rlm/text_probe.py", never=("rlm", "sandbox"), save=("rlm.charsets",))
 BOX = Layer(files="rlm/box/*.py", never=("rlm.ui", "rlm.cli", "rlm.session"))
 ENGINE = Layer(
     files="rlm/engine.py", never=("rlm.ui", "rlm.cli", "rlm.session", "rlm.state", "docker", "litellm")
 )
-GUEST = Layer(files="sandbox/*.py", never=("rlm",), save=("rlm.protocol",))
+GUEST = Layer(files="sandbox/*.py", never=("rlm",), save=("rlm.protocol", "rlm.formats", "rlm.text_probe"))
 
 
-@pytest.mark.parametrize("layer", [PROTOCOL, BOX, ENGINE, GUEST], ids=lambda layer: layer.files)
+@pytest.mark.parametrize("layer", [PROTOCOL, CHARSETS, FORMATS, PROBE, BOX, ENGINE, GUEST], ids=lambda layer: layer.files)
 def test_imports_point_down(layer: Layer) -> None:
     assert any(fnmatch(path, layer.files) for path in SOURCES)
     assert layer.breaches(SOURCES) == []

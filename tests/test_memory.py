@@ -5,9 +5,10 @@ from rlm.documents import Document
 from rlm.events import Usage
 from rlm.models import ChatMessage
 from rlm.records import MessageAdded, SessionStarted, SessionView, TurnBegan, TurnEnded, Variable
+from rlm.texts import Text
 
 
-def document(name: str, **given: object) -> Document:
+def text_of(name: str, *, kind: str = "text", inside: str = "", lines: int = -1) -> Text:
     fields: dict[str, object] = {
         "name": name,
         "path": f"/files/{name}",
@@ -16,12 +17,23 @@ def document(name: str, **given: object) -> Document:
         "mtime_ns": 0,
         "device": 1,
         "inode": 1,
+        "kind": kind,
         "encoding": "utf-8",
-        "compression": "",
+        "given_encoding": "",
         "head_sha256": "",
         "preview": "first line\nsecond line",
+        "source": "",
     }
-    return Document.from_json(fields | given)
+    return Text(
+        name=name,
+        document=Document.from_json(fields),
+        kind=kind,
+        encoding="utf-8",
+        size_bytes=4000,
+        lines=lines,
+        preview="first line\nsecond line",
+        inside=inside,
+    )
 
 
 def said(role: str, content: str) -> ChatMessage:
@@ -31,23 +43,28 @@ def said(role: str, content: str) -> ChatMessage:
 def test_the_opening_names_documents_and_variables_and_holds_a_few_lines_only() -> None:
     text = memory.opening(
         "Who?",
-        [document("a.txt"), document("b.gz", compression="gz")],
+        [
+            text_of("a.txt"),
+            text_of("b.pdf", kind="pdf", inside="1.txt", lines=7),
+            text_of("c.csv", kind="csv"),
+        ],
         active="a.txt",
         lines={"a.txt": 12},
         variables=[Variable(name="rows", type="list", size="3 items")],
         notes=["Note: something was lost."],
     )
-    assert "- 'a.txt': 4,000 bytes, 12 lines, about 1,000 tokens, utf-8 (active: this is `context`)" in text
+    assert "- 'a.txt': utf-8, 4,000 bytes, 12 lines, about 1,000 tokens (active: this is `context`)" in text
     assert "    first line\n    second line" in text
-    assert "- 'b.gz': 4,000 bytes, gz of text" in text
+    assert "- 'b.pdf': text of a PDF, 4,000 bytes, 7 lines, about 1,000 tokens, each page begins with" in text
+    assert "- 'c.csv': CSV, 4,000 bytes, about 1,000 tokens, sql() can ask it" in text
     assert "- rows: list, 3 items\nNote: something was lost." in text
     assert text.endswith("Question: Who?")
 
 
 def test_many_documents_are_counted_not_listed() -> None:
-    documents = [document(f"{number}.txt") for number in range(1000)]
-    text = memory.opening("Who?", documents, active="0.txt", lines={}, variables=[])
-    assert "… and 970 more: list_files()" in text
+    texts = [text_of(f"{number}.txt") for number in range(1000)]
+    text = memory.opening("Who?", texts, active="0.txt", lines={}, variables=[])
+    assert "… and 970 more, 4,000,000 bytes in all: list_files()" in text
     assert len(text) < 5000
     assert "first line" not in text
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rlm import protocol
 from rlm.box.results import CellResult, SnapshotResult
@@ -25,6 +25,8 @@ KILL_S = 10.0
 CONTROL_S = 120.0
 """For what runs no model code but may read documents: setting them, starting a worker."""
 RESTORE_S = 600.0
+CONVERT_IDLE_S = 120.0
+"""How long a converter may work without a word before it is taken for stuck."""
 TICK_S = 0.1
 OPEN_REQUESTS = 1000
 
@@ -35,8 +37,21 @@ Serve = Callable[[Request, bytes], Awaitable[bytes]]
 """Answers a request: the body of the reply. An exception becomes the reason that the cell reads."""
 
 
+class Keeper(Protocol):
+    """Takes what a `convert` brings. `begin` is called on the reading thread, the others on the loop."""
+
+    def begin(self, part: protocol.Part) -> Sink: ...
+    def skipped(self, item: int, name: str, reason: str) -> None: ...
+    def done(self, item: int, problem: str, note: str) -> None: ...
+
+
 class RequestRefused(Exception):
     """Raised by a `Serve`: the text is the reason, for the model to read."""
+
+
+async def serve_nobody(request: Request, body: bytes) -> bytes:
+    """A `Serve` for where no question is being answered."""
+    raise RequestRefused("no question is being answered")
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,6 +93,8 @@ class Namespace:
         self._open: dict[int, _Question] = {}
         self._snapshots: dict[int, Sink | None] = {}
         self._numbers = itertools.count(1)
+        self._keeper: Keeper | None = None
+        self._heard = 0.0
         self._stopping = ""
         self._kill_at = float("inf")
         self._kill_sent = False
@@ -170,6 +187,33 @@ class Namespace:
             seconds=RESTORE_S,
         )
 
+    async def convert(self, items: bytes, keeper: Keeper) -> str:
+        """Make texts of files; `items` is JSON, see `Convert`. Returns why it ended early, empty if not.
+
+        A converter that crashed, or was stuck and killed, is why; the worker lives on. Raises `SandboxLost`.
+        """
+        self._keeper, self._heard = keeper, time.monotonic()
+        answer = asyncio.ensure_future(
+            self._ask(
+                lambda number: protocol.Convert(request=number),
+                _pieces(items),
+                lambda ok, report: "" if ok else str(report.get("reason", "it ended")),
+                otherwise="The documents were not converted.",
+                seconds=float("inf"),
+            )
+        )
+        try:
+            while not (await asyncio.wait({answer}, timeout=TICK_S))[0]:
+                silent_s = time.monotonic() - self._heard
+                if silent_s > CONVERT_IDLE_S + KILL_S:
+                    raise SandboxLost("The container did not react.", "A converter could not be killed.")
+                if silent_s > CONVERT_IDLE_S:
+                    self._wire.send(0, protocol.Kill(worker=self.channel))
+            return answer.result()
+        finally:
+            answer.cancel()
+            self._keeper = None
+
     async def variables(self) -> tuple[dict[str, str], ...]:
         """What the namespace holds: name, type and size of each, as text."""
         return await self._ask(
@@ -197,6 +241,8 @@ class Namespace:
             return self.final_sink()
         if isinstance(message, protocol.Snapshot):
             return self.snapshot_sink()
+        if isinstance(message, protocol.Part) and self._keeper:
+            return _Heard(self._keeper.begin(message), self)
         return None
 
     def receive(self, message: protocol.FromWorker, sink: Sink) -> None:
@@ -218,11 +264,13 @@ class Namespace:
                 if message.request not in self._snapshots:
                     raise ProtocolError("snapshot: nobody asked")
                 self._snapshots[message.request] = sink
-            case protocol.Done() | protocol.SnapshotReport() | protocol.Restored():
+            case protocol.Part() | protocol.Skipped() | protocol.ItemDone():
+                self._keep(message)
+            case protocol.Done() | protocol.SnapshotReport() | protocol.Restored() | protocol.Converted():
                 waiting = self._open.pop(message.request, None)
                 if waiting is None:
                     raise ProtocolError(f"{message.tag}: nobody asked")
-                ok = True if isinstance(message, protocol.Done) else message.ok
+                ok = message.ok if isinstance(message, protocol.SnapshotReport | protocol.Restored) else True
                 waiting.settle(ok, protocol.json_body(_bytes(sink) or b"{}"))
             case protocol.SubCalls() | protocol.LoadFile() | protocol.ReadHistory():
                 self._take_request(message, _bytes(sink))
@@ -304,6 +352,20 @@ class Namespace:
             )
         )
 
+    def _keep(self, message: protocol.Part | protocol.Skipped | protocol.ItemDone) -> None:
+        if self._keeper is None:
+            raise ProtocolError(f"{message.tag}: nobody asked")
+        self._heard = time.monotonic()
+        match message:
+            case protocol.Skipped():
+                self._keeper.skipped(message.item, message.name[:500], message.reason[:500])
+            case protocol.ItemDone():
+                self._keeper.done(message.item, message.problem[:1000], message.note[:1000])
+
+    def heard(self) -> None:
+        """Something of a conversion has come; called on the reading thread."""
+        self._heard = time.monotonic()
+
     def _take_request(self, request: Request, body: bytes) -> None:
         """Answer a request in a task of its own; what all of them hold in memory is bounded."""
         wire = self._wire
@@ -377,6 +439,18 @@ class Namespace:
         if self._wire.lost.done():
             self._wire.lost.result()
         raise SandboxLost(what, f"Nothing came back within {seconds:.0f} s.")
+
+
+@dataclasses.dataclass(slots=True)
+class _Heard:
+    """A sink that tells its namespace of every piece that comes."""
+
+    sink: Sink
+    namespace: Namespace
+
+    def write(self, data: bytes) -> None:
+        self.namespace.heard()
+        self.sink.write(data)
 
 
 def _pieces(data: bytes) -> Sequence[bytes]:

@@ -43,6 +43,7 @@ BODY_LIMITS: dict[str, int] = {
     protocol.SubCalls.tag: 256 * MiB,
     protocol.Final.tag: 4096 * MiB,
     protocol.Snapshot.tag: 16384 * MiB,
+    protocol.Part.tag: 16 * 1024 * 1024 * MiB,  # what is kept of it, the sink decides
 }
 MEMORY_BYTES = 512 * MiB
 """All bodies together that are gathered in memory at one moment."""

@@ -181,9 +181,11 @@ class Chat:
 
         if argument:
             self.session.load([argument])
+        texts = self.session.known_texts()
         for document in self.session.documents:
             mark = "*" if document.name == self.session.sandbox.active else " "
-            self.console.line(f"{mark} {document_line(document)}")
+            own = [text for text in texts if text.document.name == document.name]
+            self.console.line(f"{mark} {document_line(document, own)}")
 
     def vars(self, _: str) -> None:
         """the variables kept in the namespace"""

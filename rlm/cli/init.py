@@ -1,49 +1,200 @@
-"""`rlm init`: look at files and register them. No Docker, no key, no model."""
+"""`rlm init`: look at files and register them. No key, no model; Docker only to make text of what is none."""
 
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rlm.cli.options import Options, common
-from rlm.errors import DocumentError
+from rlm.errors import DocumentError, SandboxError, UsageError
+
+if TYPE_CHECKING:
+    from rlm.documents import Document
+    from rlm.register import Registered
+    from rlm.sandbox import Sandbox
+    from rlm.settings import Config
+    from rlm.state import State
+    from rlm.text_cache import TextCache
+    from rlm.texts import Text
+    from rlm.ui.console import Console
 
 
 @click.command(
     name="init",
     short_help="Register files.",
-    epilog='\b\nExamples:\n  rlm init meetings.txt\n  rlm init src/ "logs/**/*.log"',
+    epilog="\b\nExamples:\n"
+    '  rlm init meetings.txt\n  rlm init src/ "logs/**/*.log" report.pdf archive.zip\n'
+    "  rlm init https://example.org/data.csv.gz\n"
+    '  rlm init "hf://datasets/Ahren09/QMSum?split=train"',
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--name", metavar="N", help="What the document is called (for one file).")
+@click.option(
+    "--encoding", metavar="E", default="", help="The text encoding, where it is not found out right."
+)
 @click.option("--replace", is_flag=True, help="Forget the documents that were registered before.")
 @common()
-def command(options: Options, files: tuple[str, ...], *, name: str | None, replace: bool) -> None:
-    """Register files, folders or patterns as documents; the next chat or run starts with them.
+def command(
+    options: Options, files: tuple[str, ...], *, name: str | None, encoding: str, replace: bool
+) -> None:
+    """Register files, folders, patterns or addresses as documents; the next chat or run starts with them.
 
-    Prints size, encoding, an estimate in tokens and a preview. Works with no key and with Docker down.
+    Prints size, kind, encoding, an estimate in tokens and a preview. Without FILE it takes the data_source of
+    config.json. Works with no key and with Docker down; text of a PDF, an archive and the like is made in the
+    sandbox, now if it is there, else when it first starts.
     """
-    from rlm.cli.show import document_lines
     from rlm.register import register
-    from rlm.ui.numbers import plural
 
     console = options.console()
+    config = options.load_config(console)
+    paths = files or config.data_source
+    if not paths:
+        raise UsageError(
+            "There is nothing to register.",
+            "No FILE was given, and config.json names no data_source.",
+            hint="rlm init FILE…",
+        )
     existed = options.state_dir.exists()
     try:
         with options.state(command="init") as state:
-            added, documents, skipped = register(state, files, cwd=Path.cwd(), replace=replace, name=name)
+            registered = register(
+                state,
+                paths,
+                cwd=Path.cwd(),
+                environ=config.environ,
+                replace=replace,
+                name=name,
+                encoding=encoding,
+                progress=_download(console),
+            )
+            for note in registered.notes:
+                console.note(note)
+            texts = _make_texts(console, config, state, registered)
+            if not options.quiet:
+                _show(console, registered, texts, verbose=options.verbose)
+                if options.interactive:
+                    _count_large(console, texts, state.texts(limit_bytes=config.sandbox.cache_bytes))
     except DocumentError:
-        if not existed:
+        if not existed and not (state.path / "downloads").exists():
             state.reset()  # nothing was registered, so nothing is left behind
         raise
-    if options.quiet:
-        return
-    for line in document_lines(added, most=20):
+    finally:
+        console.status("")
+
+
+def _download(console: "Console") -> "Callable[[str, int, int | None], None]":
+    from rlm.ui.numbers import size
+
+    def progress(name: str, done: int, total: int | None) -> None:
+        share = f"{size(done)} of {size(total)} ({done * 100 // max(total, 1)} %)" if total else size(done)
+        console.status(f"fetching {name}: {share}")
+
+    return progress
+
+
+def _make_texts(
+    console: "Console", config: "Config", state: "State", registered: "Registered"
+) -> "list[Text]":
+    """Make texts of what was added, if the sandbox is there; returns those that are known.
+
+    What cannot be read is not a document any more. Raises `DocumentError` when that is all of it.
+    """
+    from rlm.box.namespace import serve_nobody
+    from rlm.events import Event, Notice, Progress
+    from rlm.line_counts import LineCounts
+    from rlm.register import record_documents
+    from rlm.sandbox import Sandbox
+    from rlm.texts import known_texts
+
+    added = registered.added
+    files = [document for document in added if not document.is_text]
+    if files:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Progress):
+                console.status(event.text)
+            elif isinstance(event, Notice):
+                console.note(event.text, level=event.level)
+
+        sandbox = Sandbox(config=config, state=state, emit=emit, serve=serve_nobody, documents=files)
+        try:
+            made = asyncio.run(_prepare(sandbox))
+            why = "" if made else "the sandbox image is not built yet"
+        except SandboxError as error:
+            why = error.what.rstrip(".")
+        console.status("")
+        if why:
+            console.note(f"text of {_named(files)} is made when the sandbox first starts ({why})")
+        if problems := sandbox.prepared.problems:
+            kept = [document for document in registered.documents if document.name not in problems]
+            record_documents(state, kept, active=kept[-1].name if kept else None)
+            registered.documents[:] = kept
+            registered.added[:] = added = [document for document in added if document.name not in problems]
+            if not added:
+                name, problem = next(iter(problems.items()))
+                raise DocumentError(f"{name} {problem}.")
+    cache = state.texts(limit_bytes=config.sandbox.cache_bytes)
+    texts = known_texts(added, cache=cache)
+    lines = asyncio.run(LineCounts(cache).count_small(texts))
+    return [dataclasses.replace(text, lines=lines.get(text.name, -1)) for text in texts]
+
+
+async def _prepare(sandbox: "Sandbox") -> bool:
+    """Whether the texts were made; not so where the image is still to be built."""
+    try:
+        return await sandbox.prepare_if_ready()
+    finally:
+        await sandbox.close()
+
+
+def _named(documents: "Sequence[Document]") -> str:
+    from rlm.ui.numbers import plural
+
+    if len(documents) <= 3:
+        return ", ".join(document.name for document in documents)
+    return plural(len(documents), "document")
+
+
+def _show(console: "Console", registered: "Registered", texts: "Sequence[Text]", *, verbose: bool) -> None:
+    from rlm.cli.show import document_lines
+    from rlm.ui.numbers import plural
+
+    for line in document_lines(registered.added, texts, most=20):
         console.line(line)
-    if skipped:
-        console.note(f"left out: {plural(len(skipped), 'entry').replace('entrys', 'entries')}")
-        for path, reason in skipped if options.verbose else skipped[:5]:
+    if skipped := registered.skipped:
+        console.note(f"left out: {len(skipped):,} {'entry' if len(skipped) == 1 else 'entries'}")
+        for path, reason in skipped if verbose else skipped[:5]:
             console.line(f"  {path}: {reason}", style="dim")
-        if len(skipped) > 5 and not options.verbose:
+        if len(skipped) > 5 and not verbose:
             console.line(f"  … and {len(skipped) - 5:,} more (-v shows all)", style="dim")
-    total = plural(len(documents), "document")
+    total = plural(len(registered.documents), "document")
     console.line(f'{total} ready. Next:  rlm chat   or   rlm run "…"', style="dim")
+
+
+def _count_large(console: "Console", texts: "Sequence[Text]", cache: "TextCache") -> None:
+    """Count the lines of large documents; Ctrl-C leaves it for later."""
+    from rlm.line_counts import count_lines
+    from rlm.texts import identity_of
+    from rlm.ui.numbers import size
+
+    for text in texts:
+        if text.lines >= 0:
+            continue
+
+        def progress(done: int, text: "Text" = text) -> None:
+            console.status(
+                f"counting lines of {text.name}: {size(done)} of {size(text.size_bytes)} (Ctrl-C: later)"
+            )
+
+        try:
+            lines = count_lines(text.document.path, text.encoding, progress=progress)
+        except KeyboardInterrupt:
+            return
+        finally:
+            console.status("")
+        if lines is not None:
+            cache.remember_lines({identity_of(text.document): lines})
+            console.line(f"{text.name}  {lines:,} lines")

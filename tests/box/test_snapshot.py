@@ -245,7 +245,6 @@ async def test_documents_go_by_reference(boxes: Boxes, tmp_path: Path) -> None:
         "size_bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "encoding": "utf-8",
-        "compression": "",
     }
     specs = json.dumps([spec]).encode()
     box = await boxes.open(mounts=((str(document), "/data/big.txt"),))
