@@ -196,7 +196,16 @@ def test_what_is_not_understood_is_refused(place: Place, tree: object, message: 
 )
 def test_a_requirement_of_pip_is_taken(place: Place, requirement: str) -> None:
     place.project({"sandbox": {"packages": [requirement]}})
-    assert place.load().sandbox.packages == (requirement,)
+    assert place.load(flags={"yes": True}).sandbox.packages == (requirement,)
+
+
+def test_packages_that_a_found_file_wants_are_asked_about_once(place: Place) -> None:
+    place.project({"sandbox": {"packages": ["numpy"]}})
+    assert "installs numpy into the sandbox image" in place.refused()
+    user = Answers(True)
+    for _ in range(2):
+        assert place.load(confirm=user).sandbox.packages == ("numpy",)
+    assert len(user.asked) == 1
 
 
 @pytest.mark.parametrize(
