@@ -34,7 +34,7 @@ def test_a_needle_in_100_mb_is_found_and_the_data_stays_out_of_the_prompts(
 
     assert ended.answer == "7481\n"
     first, second = prompts(server)
-    assert "'haystack.log': 100,000,019 bytes" in first
+    assert "'haystack.log': utf-8, 100,000,019 bytes" in first
     assert "615,001: the NEEDLE is 7481" in second
     assert all(len(request.prompt) < 2_000 for request in server.requests)
 
