@@ -182,19 +182,17 @@ class BlockText:
         return self._all_ascii and self._bytes[-1] == self._size
 
     def reopen(self) -> int | None:
-        """A descriptor of its own at the first character, owned by the caller.
-
-        None where that is impossible, or where the file holds more than this document does.
-        """
+        """A descriptor of its own at the first character, for the caller to close; None where there is none."""
         try:
             descriptor = os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY)
         except OSError:
             return None
-        if os.fstat(descriptor).st_size != self._size:
-            os.close(descriptor)
-            return None
         os.lseek(descriptor, self.first_byte, os.SEEK_SET)
         return descriptor
+
+    def has_grown(self) -> bool:
+        """Whether the file holds more by now than this document does."""
+        return os.fstat(self._file).st_size > self._size
 
     def check_size(self) -> None:
         """Raises `OSError` when the file has become shorter than this document."""

@@ -13,7 +13,7 @@ import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from sandbox.blocks import text_pieces
@@ -44,6 +44,28 @@ def files_with(pattern: str, paths: Sequence[str]) -> set[str] | None:
     return {os.fsdecode(path) for path in found.split(b"\0")} if process.returncode in (0, 1) else None
 
 
+@contextmanager
+def _source(text: str | Document) -> Iterator[int | IO[bytes]]:
+    """What ripgrep reads on stdin: a UTF-8 file itself, else a pipe. Of one that has grown, what is known."""
+    file = text.reopen() if isinstance(text, Document) and text.is_utf8 else None
+    if file is None or not isinstance(text, Document):
+        yield subprocess.PIPE
+        return
+    try:
+        if not text.has_grown():
+            yield file
+            return
+        command = ["head", "-c", str(text.size_bytes - text.first_byte)]
+        with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE) as head:
+            assert head.stdout is not None
+            try:
+                yield head.stdout
+            finally:
+                head.kill()
+    finally:
+        os.close(file)
+
+
 class Ripgrep:
     """One run of ripgrep over a text."""
 
@@ -66,40 +88,38 @@ class Ripgrep:
     def lines(self) -> Generator[tuple[int, int], None, None]:
         """Number and position of each line found. `complete` is set when ripgrep saw it all."""
         text = self._text
-        file = text.reopen() if isinstance(text, Document) and text.is_utf8 else None
-        try:
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE if file is None else file,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        except FileNotFoundError:
-            return
-        finally:
-            if file is not None:
-                os.close(file)
-        with process:
-            _limit_memory(process.pid)
-            self._feed = _Feed(text, process.stdin) if process.stdin else None
+        with _source(text) as source:
             try:
-                assert process.stdout is not None
-                for row in self._rows(process.stdout.fileno()):
-                    number, position, _ = row.split(b":", 2)
-                    if isinstance(text, Document) and not self._feed:
-                        at = int(position) + text.first_byte
-                        if at < text.size_bytes:
-                            yield int(number), at
-                    else:
-                        yield int(number), int(position)
-                process.wait()
-            finally:
-                process.kill()
-                if self._feed:
-                    self._feed.join()
+                process = subprocess.Popen(
+                    self._command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+            except FileNotFoundError:
+                return
+            with process:
+                yield from self._found(process)
         self.complete = process.returncode in (0, 1)
         if isinstance(text, Document):
             text.check_size()
+
+    def _found(self, process: "subprocess.Popen[bytes]") -> Generator[tuple[int, int], None, None]:
+        text = self._text
+        _limit_memory(process.pid)
+        self._feed = _Feed(text, process.stdin) if process.stdin else None
+        try:
+            assert process.stdout is not None
+            for row in self._rows(process.stdout.fileno()):
+                number, position, _ = row.split(b":", 2)
+                if isinstance(text, Document) and not self._feed:
+                    at = int(position) + text.first_byte
+                    if at < text.size_bytes:
+                        yield int(number), at
+                else:
+                    yield int(number), int(position)
+            process.wait()
+        finally:
+            process.kill()
+            if self._feed:
+                self._feed.join()
 
     def offset(self, position: int) -> int:
         """Offset in characters of the line found last."""

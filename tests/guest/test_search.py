@@ -255,3 +255,15 @@ def test_a_long_line_is_shown_around_the_match_not_around_its_first_likeness() -
     (match,) = grep(line, r"\b5\b")
     assert "the answer is 5 indeed" in repr(match)
     assert match.text[match.column : match.column + 1] == "5"
+
+
+@pytest.mark.parametrize("marked", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
+def test_of_a_file_that_has_grown_only_what_was_there_is_searched(path: Path, marked: bytes) -> None:
+    data = marked + "\n".join(f"zeile {n} ü" for n in range(100_000)).encode() + b"\nneedle 1\n"
+    text = Document(write(path, data, encoding="utf-8-sig" if marked else "utf-8"), str_limit_bytes=LIMIT)
+    with path.open("ab") as file:
+        file.write(b"needle 2\n" * 10)
+    found = grep(text, "needle", engine="ripgrep")
+    assert [(match.line, match.text) for match in found] == [(100_001, "needle 1")]
+    assert text[found[0].offset :][:8] == "needle 1"
+    assert grep(text, "needle", engine="ripgrep", max_matches=1)[0] == found[0]
