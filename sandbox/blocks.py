@@ -182,7 +182,7 @@ class BlockText:
         return self._all_ascii and self._bytes[-1] == self._size
 
     def reopen(self) -> int | None:
-        """A descriptor of its own at the first character, for the caller to close; None where there is none."""
+        """A descriptor of its own at the first character, for the caller to close, if it can be had."""
         try:
             descriptor = os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY)
         except OSError:

@@ -16,11 +16,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlm.formats import FORMATS
 from sandbox.documents import human_size
+from sandbox.rows import Rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -29,11 +29,6 @@ MiB = 1024 * 1024
 MAX_ROWS = 100_000
 BATCH_ROWS = 4096
 
-SHOWN_ROWS = 40
-SHOWN_CHARS = 8000
-CELL_CHARS = 80
-LINE_CHARS = 1000
-"""A printed line is no longer; columns that do not fit are left out and counted."""
 ERROR_LINES, ERROR_CHARS = 12, 1000
 
 STACK_BYTES = 8 * MiB
@@ -77,45 +72,6 @@ class Table:
     @property
     def is_table(self) -> bool:
         return FORMATS[self.kind].table
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Rows(Sequence[tuple[Any, ...]]):
-    """The rows of a result as tuples of Python values, in order; prints as a table, cut where it is large.
-
-    `columns` are the names of the columns, `types` their types in SQL.
-    """
-
-    columns: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    items: tuple[tuple[Any, ...], ...] = ()
-
-    @overload
-    def __getitem__(self, key: int) -> tuple[Any, ...]: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[tuple[Any, ...]]: ...
-    def __getitem__(self, key: int | slice) -> tuple[Any, ...] | list[tuple[Any, ...]]:
-        return list(self.items[key]) if isinstance(key, slice) else self.items[key]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return iter(self.items)
-
-    def dicts(self) -> list[dict[str, Any]]:
-        """One dict a row: name of the column → value."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.items]
-
-    def column(self, name: str) -> list[Any]:
-        """The values of one column. Raises KeyError with the names there are."""
-        if name not in self.columns:
-            raise KeyError(f"no column {name!r}; there are: {', '.join(self.columns) or 'none'}")
-        at = self.columns.index(name)
-        return [row[at] for row in self.items]
-
-    def __repr__(self) -> str:
-        return _printed(self)
 
 
 class Tables:
@@ -231,7 +187,9 @@ class _Engine:
 
     def give_back(self) -> None:
         """Let go of the memory that DuckDB's allocator holds, which it does when the limit is set."""
-        with contextlib.suppress(Exception):  # in a failed transaction it cannot be set
+        import duckdb
+
+        with contextlib.suppress(duckdb.Error):  # in a failed transaction it cannot be set
             self.connection.execute(f"set memory_limit = '{self.memory_bytes // MiB}MiB'")
 
     def _stop(self, thread: threading.Thread) -> None:
@@ -289,7 +247,6 @@ def _fetch(
     while batch := result.fetchmany(min(BATCH_ROWS, max_rows + 1 - len(items))):
         items += batch
         if len(items) > max_rows:
-            connection.abort()
             raise SqlError(
                 f"the result has more than {max_rows:,} rows: aggregate, filter or LIMIT in SQL, "
                 "or pass max_rows=…"
@@ -523,7 +480,8 @@ def _explained(
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
         return SqlError(
             f"the query needs more memory than the sandbox gives it ({human_size(engine.memory_bytes)}): "
-            "filter or aggregate first, select fewer columns, or raise sandbox.memory in config.json"
+            "filter or aggregate first, select fewer columns, delete large variables, or raise "
+            "sandbox.memory in config.json"
         )
     if "'pytz'" in text:
         return SqlError("times with a zone cannot be handed over here: cast them to timestamp or varchar")
@@ -553,52 +511,3 @@ def _csv_hint(text: str, documents: Mapping[str, Table]) -> str:
 
 
 # -- printing
-
-
-def _printed(rows: Rows) -> str:
-    if not rows.columns:
-        return "(no rows)"
-    columns = rows.columns[: LINE_CHARS // 4]
-    half = SHOWN_ROWS // 2
-    picked = rows.items if len(rows) <= SHOWN_ROWS else rows.items[:half] + rows.items[-half:]
-    cells = [[_cell(value) for value in row[: len(columns)]] for row in picked]
-    titles = [_cell(name) for name in columns]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    while len(widths) > 1 and sum(widths) + 3 * len(widths) > LINE_CHARS:
-        widths.pop()
-    right = [all(isinstance(row[at], _NUMBERS) for row in picked) for at in range(len(widths))]
-    lines = [_line(row, widths, right) for row in cells]
-    most = min(SHOWN_ROWS, SHOWN_CHARS // (sum(widths) + 3 * len(widths)) - 4)
-    if len(rows) > most:
-        tail = most // 2
-        left_out = f"… {len(rows) - most:,} rows more …"
-        lines = [*lines[: most - tail], left_out, *lines[len(lines) - tail :]]
-    rule = "-+-".join("-" * width for width in widths)
-    return "\n".join([_line(titles, widths, right), rule, *lines, _footer(rows, len(widths))])
-
-
-_NUMBERS = (int, float, Decimal, type(None))
-
-
-def _cell(value: Any) -> str:
-    text = "NULL" if value is None else value[: CELL_CHARS + 1] if isinstance(value, str) else str(value)
-    text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
-    return text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    aligned = [
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=False)
-    ]
-    return " | ".join(aligned).rstrip()
-
-
-def _footer(rows: Rows, shown: int) -> str:
-    size = f"{_counted(len(rows), 'row')} \N{MULTIPLICATION SIGN} {_counted(len(rows.columns), 'column')}"
-    left_out = len(rows.columns) - shown
-    return f"({size}{f'; the last {left_out:,} columns are not shown' if left_out else ''})"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
