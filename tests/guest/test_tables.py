@@ -510,11 +510,11 @@ def test_an_interrupt_ends_a_query(tmp_path: Path, endless: str) -> None:
 
 def test_times_with_a_zone_come_as_times(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    path.write_text("at,what\n2024-01-01T10:00:00Z,start\n2024-01-01T12:30:00+02:00,stop\n")
+    path.write_text("moment,what\n2024-01-01T10:00:00Z,start\n2024-01-01T12:30:00+02:00,stop\n")
     tables = Tables(
         lambda: {"log.csv": Table(str(path), "csv")}, active=lambda: "log.csv", memory_bytes=2**30
     )
-    times = tables.sql("select at from doc order by at").column("at")
+    times = tables.sql("select moment from doc order by 1").column("moment")
     assert [time.astimezone(datetime.UTC).isoformat() for time in times] == [
         "2024-01-01T10:00:00+00:00",
         "2024-01-01T10:30:00+00:00",
