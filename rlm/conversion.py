@@ -10,21 +10,31 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlm.box import namespace
 from rlm.box.container import Box
-from rlm.box.namespace import serve_nobody
 from rlm.box.wire import Sink
-from rlm.documents import Document, Mount, container_path
+from rlm.documents import Document, Mount, changes, container_path
 from rlm.errors import RlmError, SandboxLost
 from rlm.formats import FORMATS
 from rlm.protocol import Part, ProtocolError
-from rlm.text_cache import Entry, EntryWriter, TextCache
+from rlm.text_cache import TextCache
+from rlm.text_entries import MAX_TEXTS, Entry, EntryWriter
 from rlm.text_probe import one_line
 
 MAX_NAME_CHARS = 1000
+MAX_ENCODING_CHARS = 40
 TICK_S = 0.5
+
+NO_ROOM = (
+    "cannot be kept as text: there is no room left for it. "
+    "Free some space on the disk, or raise sandbox.cache in config.json."
+)
+CHANGED = "was written to while its text was made: wait until it is complete, then load it again."
 
 OpenBox = Callable[[Sequence[Document]], Awaitable[tuple[Box, list[Mount]]]]
 """Starts a container that has these documents mounted."""
+Outcome = Entry | str
+"""What is in the cache now of a document, or why there is nothing, as what follows its name."""
 
 
 async def make_texts(
@@ -34,39 +44,70 @@ async def make_texts(
     cache: TextCache,
     open_box: OpenBox,
     tell: Callable[[str], None],
-) -> dict[str, Entry | str]:
-    """Convert documents, in order; `keys` has the cache's key for each name.
+) -> dict[str, Outcome]:
+    """Convert documents, in order; `keys` has the cache's key for each name, no two of them the same.
 
-    Returns by name what is in the cache now, or why there is nothing. A file that brings its converter down
-    costs only itself. Raises `SandboxError` when no container can be started.
+    What else is in `keys` stays in the cache. Returns by name what became of each. A file that brings its
+    converter down costs only itself. Raises `SandboxError` when no container can be started, `StateError`
+    when the cache cannot be used.
     """
-    outcomes: dict[str, Entry | str] = {}
+    outcomes: dict[str, Outcome] = {}
     left = list(documents)
     while left:
-        box, plan = await open_box(left)
-        await asyncio.to_thread(
-            cache.make_room, sum(document.size_bytes for document in left), keep={*keys.values()}
-        )
-        room = cache.room_for(keep=keys.values())
-        batch = _Batch(cache, [(document.name, keys[document.name]) for document in left], room)
-        telling = asyncio.create_task(_tell(batch, tell))
-        try:
-            namespace = await box.open_namespace(serve_nobody)
-            items = [_item(document, plan, room=room) for document in left]
-            died = await namespace.convert(json.dumps(items).encode(), batch)
-        except SandboxLost as lost:
-            died = lost.why or lost.what
-        finally:
-            telling.cancel()
-            await box.close()
-            await batch.settle()
+        room = await asyncio.to_thread(_make_room, cache, left, frozenset(keys.values()))
+        if not room:
+            outcomes |= {document.name: NO_ROOM for document in left}
+            break
+        before = len(documents) - len(left)
+        batch = _Batch(cache, left, keys, room=room, before=before, total=len(documents))
+        died = await _convert(batch, open_box, tell)
         outcomes |= batch.outcomes
         left = left[batch.finished :]
         if left:
-            died = died.removesuffix(".") or "it ended early"
             outcomes[left[0].name] = f"brought its converter down: {died}. The rest of the session is whole."
             del left[0]
-    return outcomes
+    return {document.name: outcomes[document.name] for document in documents}
+
+
+def _make_room(cache: TextCache, documents: Sequence[Document], keep: frozenset[str]) -> int:
+    """Make room for texts about as large as the documents; how many bytes there may be of them at most."""
+    cache.make_room(sum(document.size_bytes for document in documents), keep=keep)
+    return cache.room_for(keep=keep)
+
+
+async def _convert(batch: "_Batch", open_box: OpenBox, tell: Callable[[str], None]) -> str:
+    """Fill the batch as far as one container gets. Returns why it got no further."""
+    box, plan = await open_box(batch.documents)
+    telling = asyncio.create_task(_tell(batch, tell))
+    try:
+        worker = await box.open_namespace(namespace.serve_nobody)
+        items = [_item(document, plan, room=batch.room) for document in batch.documents]
+        try:
+            died = await worker.convert(json.dumps(items).encode(), batch)
+        except SandboxLost as lost:
+            died = lost.why or lost.what
+    finally:
+        telling.cancel()
+        try:
+            await box.close()
+        finally:
+            await batch.settle()
+    return _cause(died, memory_bytes=box.config.memory_bytes)
+
+
+def _cause(died: str, *, memory_bytes: int) -> str:
+    """What to tell of the end of a converter, from what `Namespace.convert` says."""
+    causes = {
+        "(memory)": f"it needs more memory than the sandbox has ({memory_bytes / 1024**2:,.0f} MiB); "
+        "raise sandbox.memory in config.json, or split the file",
+        "(killed)": f"it was stopped after {namespace.CONVERT_IDLE_S:.0f} s in which no text came of it; "
+        "the file may be damaged, or made to do this",
+        "(signal)": "it crashed, on a damaged file or for want of memory (sandbox.memory in config.json)",
+        "(exit)": "it ended its own process; the file may be damaged",
+    }
+    cause = next((cause for end, cause in causes.items() if died.endswith(end)), died)
+    cause = one_line(cause).removesuffix(".") or "it ended early"
+    return cause[0].lower() + cause[1:]
 
 
 def _item(document: Document, plan: Sequence[Mount], *, room: int) -> dict[str, object]:
@@ -87,79 +128,164 @@ async def _tell(batch: "_Batch", tell: Callable[[str], None]) -> None:
 
 
 @dataclass(slots=True)
+class _Work:
+    """What has come of one item so far."""
+
+    writer: EntryWriter
+    texts: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(slots=True)
 class _Batch:
     """Takes in what the converters send: `begin` on the reading thread, the rest on the loop.
 
-    What is done is brought to the disk in threads of its own; `settle` waits for that.
+    The worker was told its bounds; one that exceeds them is none of ours any more, and ends the stream. What
+    is done is brought to the disk in threads of its own; `settle` waits for that.
     """
 
     cache: TextCache
-    items: list[tuple[str, str]]
-    """Name and key of each."""
+    documents: Sequence[Document]
+    keys: Mapping[str, str]
     room: int
-    outcomes: dict[str, Entry | str] = field(default_factory=dict)
-    writers: dict[int, EntryWriter] = field(default_factory=dict)
-    commits: "list[asyncio.Future[None]]" = field(default_factory=list)
+    """Bytes, for all of them together."""
+    before: int
+    """How many of the `total` came before these."""
+    total: int
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
     finished: int = 0
-    used: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    _works: dict[int, _Work] = field(default_factory=dict)
+    _used: int = 0
+    """Bytes of all that was not given up."""
+    _settled: bool = False
+    _commits: "list[asyncio.Future[None]]" = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def begin(self, part: Part) -> Sink:
-        if part.item >= len(self.items) or part.kind not in FORMATS:
-            raise ProtocolError("part: not like this")
-        sink = self._writer(part.item).begin(
-            part.name[:MAX_NAME_CHARS], kind=part.kind, encoding=part.encoding[:40]
+        if part.kind not in FORMATS:
+            raise ProtocolError(f"part: unknown kind {part.kind[:40]!r}")
+        if part.item not in self._works:
+            self._catch_up()
+        self._check(part.item)
+        work = self._work(part.item)
+        work.texts += 1
+        if work.texts > MAX_TEXTS:
+            raise ProtocolError("part: too many of one item")
+        sink = work.writer.begin(
+            part.name[:MAX_NAME_CHARS], kind=part.kind, encoding=part.encoding[:MAX_ENCODING_CHARS]
         )
-        return _Counted(sink, self)
+        return _Counted(sink, work, self)
+
+    def count(self, work: _Work, size_bytes: int) -> None:
+        with self._lock:
+            self._used += size_bytes
+            work.size_bytes += size_bytes
+        if work.size_bytes > self.room:
+            raise ProtocolError("part: more text than it may be")
 
     def skipped(self, item: int, name: str, reason: str) -> None:
         self._check(item)
-        self._writer(item).skip(name, reason)
+        work = self._work(item)
+        work.skipped += 1
+        if work.skipped > MAX_TEXTS:
+            raise ProtocolError("skipped: too many of one item")
+        work.writer.skip(name, reason)
 
     def done(self, item: int, problem: str, note: str) -> None:
         self._check(item)
+        work = self._works.get(item)
+        if not problem and (work is None or not work.texts):
+            raise ProtocolError("item_done: neither a text nor a problem")
         self.finished += 1
-        commit = asyncio.to_thread(self._commit, self.items[item][0], self._writer(item), problem, note)
-        self.commits.append(asyncio.ensure_future(commit))
+        if work:
+            work.writer.end()  # so that few files are open, however slow the disk is
+            if problem or work.writer.error:
+                self._give_up(work)
+        self._commits.append(
+            self._loop.run_in_executor(None, self._commit, self.documents[item], work, problem, note)
+        )
 
     def progress(self) -> str:
-        number = min(self.finished, len(self.items) - 1)
-        count = f" ({number + 1:,} of {len(self.items):,})" if len(self.items) > 1 else ""
-        return f"making text of {self.items[number][0]}{count}, {self.used / 1e6:,.0f} MB"
+        number = min(self.finished, len(self.documents) - 1)
+        work = self._works.get(number)
+        count = f" ({self.before + number + 1:,} of {self.total:,})" if self.total > 1 else ""
+        size_bytes = work.size_bytes if work else 0
+        return f"making text of {self.documents[number].name}{count}, {size_bytes / 1e6:,.0f} MB"
 
     async def settle(self) -> None:
-        """Keep what is done, drop what is not."""
-        await asyncio.gather(*self.commits)
-        for writer in list(self.writers.values()):
-            await asyncio.to_thread(writer.abort)
-
-    def _commit(self, name: str, writer: EntryWriter, problem: str, note: str) -> None:
-        if problem:
-            writer.abort()
-            self.outcomes[name] = one_line(problem)
-            return
+        """Keep what is done, drop what is not, and take nothing more."""
+        with self._lock:
+            self._settled = True
         try:
-            self.outcomes[name] = writer.commit(note)
-        except RlmError as error:
-            self.outcomes[name] = f"cannot be kept as text: {error}"
+            await asyncio.gather(*self._commits)
+        finally:
+            # A job of its own even now: it goes on if whoever waits for it is cancelled.
+            await self._loop.run_in_executor(None, self._abort)
+
+    def _abort(self) -> None:
+        for work in self._works.values():
+            work.writer.abort()
+
+    def _commit(self, document: Document, work: _Work | None, problem: str, note: str) -> None:
+        outcome: Outcome = one_line(problem)
+        if work and not problem:
+            outcome = _committed(document, work.writer, note)
+        if work and not isinstance(outcome, Entry):
+            work.writer.abort()
+            self._give_up(work)
+        self.outcomes[document.name] = outcome
+
+    def _give_up(self, work: _Work) -> None:
+        """What it takes is free again, or will be in a moment."""
+        with self._lock:
+            self._used -= work.size_bytes
+            work.size_bytes = 0
 
     def _check(self, item: int) -> None:
-        if item != self.finished or item >= len(self.items):
+        if item != self.finished or item >= len(self.documents):
             raise ProtocolError("conversion: not this item's turn")
 
-    def _writer(self, item: int) -> EntryWriter:
-        with self.lock:
-            if item not in self.writers:
-                room = max(self.room - self.used, 0)
-                self.writers[item] = self.cache.writer(self.items[item][1], limit_bytes=room)
-            return self.writers[item]
+    def _catch_up(self) -> None:
+        """On the reading thread: wait until the loop has heard of all that came before, in its order."""
+        caught_up = threading.Event()
+        with self._lock:
+            self._require_open()
+            self._loop.call_soon_threadsafe(caught_up.set)
+        caught_up.wait()
+
+    def _work(self, item: int) -> _Work:
+        with self._lock:
+            self._require_open()
+            if item not in self._works:
+                room = max(self.room - self._used, 0)
+                key = self.keys[self.documents[item].name]
+                self._works[item] = _Work(self.cache.writer(key, limit_bytes=room))
+            return self._works[item]
+
+    def _require_open(self) -> None:
+        if self._settled:
+            raise ProtocolError("conversion: it is over")
+
+
+def _committed(document: Document, writer: EntryWriter, note: str) -> Outcome:
+    if changes(document) != "unchanged":
+        return CHANGED
+    try:
+        return writer.commit(note)
+    except RlmError as error:
+        return " ".join(filter(None, ("cannot be kept as text:", str(error), error.hint)))
 
 
 @dataclass(slots=True)
 class _Counted:
+    """A sink that raises `ProtocolError` when more comes of an item than the worker was told there may."""
+
     sink: Sink
+    work: _Work
     batch: _Batch
 
     def write(self, data: bytes) -> None:
-        self.batch.used += len(data)
+        self.batch.count(self.work, len(data))
         self.sink.write(data)

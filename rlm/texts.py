@@ -13,7 +13,11 @@ from rlm.conversion import OpenBox, make_texts
 from rlm.documents import TEXTS, Document, Mount, container_path, tokens_of
 from rlm.errors import DocumentError
 from rlm.formats import FORMATS, suffix, unpacked_name
-from rlm.text_cache import Entry, FileIdentity, StoredText, TextCache
+from rlm.text_cache import FileIdentity, TextCache
+from rlm.text_entries import Entry, StoredText
+
+SLOW_BYTES = 256 * 1024 * 1024
+"""A file of that size takes so long to read that it is told of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +85,24 @@ async def prepare(
     problems: dict[str, str] = {}
     entries = await asyncio.to_thread(_known, files, cache)
     unknown = [document for document in files if document.name not in entries]
-    keys = await asyncio.to_thread(_keys, unknown, cache, problems)
+    keys = await _keys(unknown, cache, problems, tell)
     found = await asyncio.to_thread(cache.find_all, keys.values())
     entries |= {name: found[key] for name, key in keys.items() if key in found}
     keys |= {name: entry.key for name, entry in entries.items()}
     notes: list[str] = []
     missing = [document for document in unknown if document.name in keys and document.name not in entries]
     if missing:
-        made = await make_texts(missing, keys, cache=cache, open_box=open_box, tell=tell)
-        for name, outcome in made.items():
+        first = {keys[document.name]: document for document in reversed(missing)}
+        once = [document for document in missing if first[keys[document.name]] is document]
+        made = await make_texts(once, keys, cache=cache, open_box=open_box, tell=tell)
+        for document in missing:
+            outcome = made[first[keys[document.name]].name]
             if isinstance(outcome, Entry):
-                entries[name] = outcome
-                notes += _notes(name, outcome)
+                entries[document.name] = outcome
+                notes += _notes(document.name, outcome)
             else:
-                problems[name] = outcome
-        cache.make_room(0, keep=set(keys.values()))
+                problems[document.name] = outcome
+        await asyncio.to_thread(cache.make_room, 0, keep=set(keys.values()))
     exposed = await asyncio.to_thread(cache.expose, folder, list(entries.values()))
     inside = {path: shown.relative_to(folder).as_posix() for path, shown in exposed.items()}
     texts = _texts(documents, entries, cache=cache, inside=inside)
@@ -110,7 +117,7 @@ def known_texts(documents: Sequence[Document], *, cache: TextCache) -> list[Text
 
 def _known(files: Sequence[Document], cache: TextCache) -> dict[str, Entry]:
     """By name, what the cache has of files without reading them."""
-    entries = cache.find_many([(identity_of(document), _options(document)) for document in files])
+    entries = cache.find_many([(identity_of(document), options_of(document)) for document in files])
     return {document.name: entry for document, entry in zip(files, entries, strict=True) if entry}
 
 
@@ -160,13 +167,21 @@ def _made(document: Document, stored: StoredText, inside: dict[Path, str]) -> Te
     )
 
 
-def _keys(documents: Sequence[Document], cache: TextCache, problems: dict[str, str]) -> dict[str, str]:
+async def _keys(
+    documents: Sequence[Document], cache: TextCache, problems: dict[str, str], tell: Callable[[str], None]
+) -> dict[str, str]:
+    """By name, the cache's keys; why there is none goes into `problems`, as what follows the name."""
     keys = {}
     for document in documents:
+        if document.size_bytes >= SLOW_BYTES:
+            tell(f"reading {document.name}, {document.size_bytes / 1e6:,.0f} MB")
         try:
-            keys[document.name] = cache.key_of(document.path, options=_options(document))
-        except (DocumentError, OSError) as error:
-            problems[document.name] = str(error)
+            keys[document.name] = await asyncio.to_thread(
+                cache.key_of, document.path, options=options_of(document)
+            )
+        except DocumentError as error:
+            said = str(error).removeprefix(f"{document.path} ")
+            problems[document.name] = f"{said} {error.hint}".strip()
     return keys
 
 
@@ -175,7 +190,7 @@ def identity_of(document: Document) -> FileIdentity:
     return FileIdentity(document.device, document.inode, document.size_bytes, document.mtime_ns)
 
 
-def _options(document: Document) -> str:
+def options_of(document: Document) -> str:
     """What besides its contents decides which texts a file becomes."""
     inside = suffix(unpacked_name(document.file_name)) if document.format.packed else ""
     return f"{document.kind} {inside} {document.given_encoding}"

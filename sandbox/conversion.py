@@ -39,15 +39,19 @@ class LinkSink:
 def convert_all(rows: Iterable[dict[str, Any]], link: Link, request: int) -> None:
     """Convert each item; one that cannot be is reported and does not keep the others from it."""
     for number, row in enumerate(rows):
-        output = Output(LinkSink(link=link, request=request, item=number))
-        problem = ""
-        try:
-            item = Item.from_json(row)
-            output = Output(LinkSink(link=link, request=request, item=number), max_bytes=item.max_bytes)
-            convert(item, output)
-        except (ConvertError, ValueError) as error:
-            problem = str(error)
+        problem, note = _convert(row, LinkSink(link=link, request=request, item=number))
         done = protocol.ItemDone(
-            request=request, item=number, problem=problem[:MAX_CHARS], note=output.notes[:MAX_CHARS]
+            request=request, item=number, problem=problem[:MAX_CHARS], note=note[:MAX_CHARS]
         )
         link.send(done)
+
+
+def _convert(row: dict[str, Any], sink: LinkSink) -> tuple[str, str]:
+    """Why the item cannot be converted, empty if it was; and what is to be said of the text made of it."""
+    try:
+        item = Item.from_json(row)
+        output = Output(sink, max_bytes=item.max_bytes)
+        convert(item, output)
+    except (ConvertError, ValueError) as error:
+        return str(error), ""
+    return "", output.notes
