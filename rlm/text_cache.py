@@ -40,6 +40,7 @@ _SETTLED_NS = 2_000_000_000
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OURS = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp)?")
+_FILES = "SELECT * FROM files WHERE identity IN (SELECT value FROM json_each(?))"
 
 
 class FileIdentity(NamedTuple):
@@ -55,7 +56,7 @@ class FileIdentity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         # Text, because inode numbers may be larger than SQLite's integers.
         return ":".join(map(str, self))
 
@@ -246,7 +247,7 @@ class TextCache:
         """Remember line counts; not of files that changed within the last seconds, which may not be over."""
         self._try(
             "INSERT INTO files VALUES (?, NULL, ?) ON CONFLICT DO UPDATE SET lines = excluded.lines",
-            [(identity._name, lines) for identity, lines in counts.items() if identity._settled],
+            [(identity.name, lines) for identity, lines in counts.items() if identity._settled],
         )
 
     def _digests(self, identities: Collection[FileIdentity]) -> dict[FileIdentity, str]:
@@ -261,14 +262,13 @@ class TextCache:
         if identity._settled:
             self._try(
                 "INSERT INTO files VALUES (?, ?, NULL) ON CONFLICT DO UPDATE SET digest = excluded.digest",
-                [(identity._name, digest)],
+                [(identity.name, digest)],
             )
 
     def _files(self, identities: Collection[FileIdentity]) -> dict[FileIdentity, tuple[Any, Any]]:
-        by_name = {identity._name: identity for identity in identities}
-        sql = "SELECT * FROM files WHERE identity IN (SELECT value FROM json_each(?))"
+        by_name = {identity.name: identity for identity in identities}
         with self._lock, contextlib.suppress(sqlite3.Error):
-            rows = self._db.execute(sql, [json.dumps([*by_name])]).fetchall()
+            rows = self._db.execute(_FILES, [json.dumps([*by_name])]).fetchall()
             return {by_name[name]: (digest, lines) for name, digest, lines in rows}
         return {}
 
@@ -320,6 +320,17 @@ def usage(folder: Path) -> tuple[int, int]:
         return count, int(size_bytes)
     except (sqlite3.Error, OverflowError):
         return 0, 0
+
+
+def lines_known(folder: Path, identities: Collection[FileIdentity]) -> dict[FileIdentity, int]:
+    """The line counts that the cache in `folder` remembers; none when that cannot be told."""
+    by_name = {identity.name: identity for identity in identities}
+    try:
+        with closing(sqlite3.connect(f"{(folder / DATABASE).absolute().as_uri()}?mode=ro", uri=True)) as db:
+            rows = db.execute(_FILES, [json.dumps([*by_name])]).fetchall()
+    except sqlite3.Error:
+        return {}
+    return {by_name[name]: lines for name, _, lines in rows if isinstance(lines, int) and lines >= 0}
 
 
 def remove_cache(folder: Path) -> None:

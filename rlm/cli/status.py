@@ -10,6 +10,7 @@ import click
 from rlm.cli.options import Options, common
 
 if TYPE_CHECKING:
+    from rlm.records import SessionView
     from rlm.settings import Config
     from rlm.state import State
 
@@ -47,7 +48,8 @@ def gather(state: "State | None", config: "Config", *, inside: bool = False) -> 
     saved = view.snapshots[-1] if view.snapshots else None
     return {
         "state_dir": str(state.path) if state else None,
-        "documents": [_document(row, active=view.active) for row in view.documents],
+        "documents": _documents(view, state),
+        "texts": _texts(state),
         "variables": [dataclasses.asdict(variable) for variable in saved.variables] if saved else [],
         "not_saved": [{"name": name, "reason": reason} for name, reason in saved.skipped] if saved else [],
         "snapshot": {"turn": saved.turn, "size_bytes": saved.size_bytes} if saved else None,
@@ -64,19 +66,36 @@ def gather(state: "State | None", config: "Config", *, inside: bool = False) -> 
     }
 
 
-def _document(row: dict[str, Any], *, active: str | None) -> dict[str, Any]:
+def _documents(view: "SessionView", state: "State | None") -> list[dict[str, Any]]:
     from rlm.documents import Document, changes
+    from rlm.text_cache import FileIdentity, lines_known
 
-    document = Document.from_json(row)
-    return {
-        "name": document.name,
-        "path": str(document.path),
-        "size_bytes": document.size_bytes,
-        "encoding": document.encoding,
-        "tokens": document.tokens,
-        "active": document.name == active,
-        "state": changes(document),
-    }
+    documents = [Document.from_json(row) for row in view.documents]
+    identities = [FileIdentity(d.device, d.inode, d.size_bytes, d.mtime_ns) for d in documents]
+    lines = lines_known(state.path / "texts", identities) if state else {}
+    return [
+        {
+            "name": document.name,
+            "path": str(document.path),
+            "source": document.source or None,
+            "size_bytes": document.size_bytes,
+            "kind": document.kind,
+            "encoding": document.encoding or None,
+            "lines": lines.get(identity),
+            "tokens": document.tokens,
+            "active": view.active == document.name or (view.active or "").startswith(f"{document.name}/"),
+            "state": changes(document),
+        }
+        for document, identity in zip(documents, identities, strict=True)
+    ]
+
+
+def _texts(state: "State | None") -> dict[str, int]:
+    """What the cache of texts that were made of documents holds."""
+    from rlm.text_cache import usage
+
+    count, size_bytes = usage(state.path / "texts") if state else (0, 0)
+    return {"files": count, "size_bytes": size_bytes}
 
 
 def _container(holder: object, state: "State | None", *, inside: bool) -> dict[str, Any]:
@@ -108,6 +127,7 @@ def _container(holder: object, state: "State | None", *, inside: bool) -> dict[s
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     from rlm.events import Usage
+    from rlm.formats import FORMATS
     from rlm.ui.numbers import money, plural, size, usage_text
 
     if not found["state_dir"]:
@@ -116,10 +136,16 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for number, document in enumerate(found["documents"]):
         label = "documents" if number == 0 else ""
         mark = "* " if document["active"] else "  "
-        changed = "" if document["state"] == "unchanged" else f" · {document['state']} since it was loaded"
-        yield f"{label:<10} {mark}{document['name']}  {size(document['size_bytes'])}{changed}"
+        facts = [size(document["size_bytes"])]
+        facts += [FORMATS[document["kind"]].label] if document["kind"] != "text" else []
+        facts += [f"{document['lines']:,} lines"] if document["lines"] is not None else []
+        facts += [f"{document['state']} since it was loaded"] if document["state"] != "unchanged" else []
+        yield f"{label:<10} {mark}{document['name']}  {' · '.join(facts)}"
     if not found["documents"]:
         yield "documents  none. Load some:  rlm init FILE"
+    if texts := found["texts"]["files"]:
+        made = f"of {plural(texts, 'file')}, {size(found['texts']['size_bytes'])}"
+        yield f"texts      made {made}"
     variables = found["variables"]
     names = ", ".join(f"{row['name']} ({row['size']})" for row in variables[:12])
     more = f", … {len(variables) - 12} more" if len(variables) > 12 else ""
