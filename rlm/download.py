@@ -4,23 +4,19 @@ It keeps no cookies, follows no redirect from https to http, and neither stores 
 in the file does not matter here.
 """
 
-import hashlib
-import json
 import re
-import shutil
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import unquote
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rlm import __version__
+from rlm.downloads import Copy, Part, Store, require_space, written_to
 from rlm.errors import DocumentError
-from rlm.text_probe import one_line
+from rlm.web_address import WebAddress, file_name, parse, public
 
 if TYPE_CHECKING:
     import httpx  # late: it takes 150 ms to import
@@ -28,39 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_REDIRECTS = 10
-MAX_NAME_BYTES = 120
 TICK_S = 0.1
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
-
-SUFFIX_OF_TYPE: Mapping[str, str] = {
-    "application/epub+zip": ".epub",
-    "application/gzip": ".gz",
-    "application/json": ".json",
-    "application/jsonl": ".jsonl",
-    "application/mbox": ".mbox",
-    "application/pdf": ".pdf",
-    "application/vnd.apache.parquet": ".parquet",
-    "application/vnd.ms-excel": ".xls",
-    "application/vnd.oasis.opendocument.spreadsheet": ".ods",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation": ".pptx",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
-    "application/x-gzip": ".gz",
-    "application/x-ndjson": ".jsonl",
-    "application/x-tar": ".tar",
-    "application/xhtml+xml": ".html",
-    "application/xml": ".xml",
-    "application/zip": ".zip",
-    "message/rfc822": ".eml",
-    "text/csv": ".csv",
-    "text/html": ".html",
-    "text/markdown": ".md",
-    "text/plain": ".txt",
-    "text/tab-separated-values": ".tsv",
-    "text/xml": ".xml",
-}
-PAGES = (".php", ".asp", ".aspx", ".jsp", ".cgi", ".do")
-"""Suffixes of addresses that say nothing of what is sent."""
 
 
 class Progress(Protocol):
@@ -137,231 +102,16 @@ class Ticker:
             self._progress(self._name, done_bytes, self._total_bytes)
 
 
-# ---- addresses and names ------------------------------------------------------------------------
-
-_SECRET_PARAMETER = re.compile(
-    r"(?i)([?&;](?:sig|[^=&;#]*(?:token|secret|passw|signature|credential|api_?key)[^=&;#]*)=)[^&;#]*"
-)
-
-
-def public(address: str) -> str:
-    """The address as it may be shown and kept: without user, password and signatures."""
-    bare = re.sub(r"^([A-Za-z]+://)[^/?#]*@", r"\1", address)
-    return one_line(_SECRET_PARAMETER.sub(r"\1***", bare))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Address:
-    url: "httpx.URL"
-    login: tuple[str, str] | None
-    shown: str
-
-
-def _parse(argument: str) -> _Address:
-    import httpx
-
-    try:
-        url = httpx.URL(argument)
-    except (httpx.InvalidURL, ValueError):
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        shown = re.sub(r"//.*@", "//", one_line(argument))  # whatever may have been meant as a password
-        raise DocumentError(f"{shown} is not an address.", hint="It looks like https://host/path.")
-    login = (url.username, url.password) if url.username or url.password else None
-    bare = url.copy_with(username=None, password=None, fragment=None)
-    return _Address(url=bare, login=login, shown=public(argument))
-
-
-def safe_name(name: str) -> str:
-    """A plain file name: no folders, no control characters, not hidden, its suffix kept when cut."""
-    name = re.split(r"[/\\]", name)[-1]
-    name = re.sub(r'[·\s:*?"<>|]+', "_", one_line(name)).strip("._ ")
-    suffix = PurePosixPath(name).suffix[:12]
-    stem = name[: len(name) - len(suffix)] if suffix else name
-    room = MAX_NAME_BYTES - len(suffix.encode())
-    return stem.encode()[:room].decode(errors="ignore") + suffix
-
-
-def _name(response: "httpx.Response", *, asked: "httpx.URL") -> str:
-    """What the server calls the file, else the end of the address; with a suffix, if its type tells one."""
-    disposition = response.headers.get("content-disposition", "")
-    ends = (url.path.rstrip("/").rpartition("/")[2] for url in (asked, response.url))
-    names = [name for name in map(safe_name, (_disposed(disposition), *ends)) if name]
-    if complete := next((name for name in names if _has_suffix(name)), ""):
-        return complete
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return (names or [safe_name(asked.host) or "download"])[0] + SUFFIX_OF_TYPE.get(kind, "")
-
-
-def _disposed(header: str) -> str:
-    if match := re.search(r"filename\*\s*=\s*([\w-]*)'[^']*'([^;]+)", header, re.IGNORECASE):
-        try:
-            return unquote(match[2].strip(), encoding=match[1] or "utf-8", errors="replace")
-        except LookupError:
-            return ""
-    match = re.search(r'filename\s*=\s*("(?:\\.|[^"\\])*"|[^;]+)', header, re.IGNORECASE)
-    return re.sub(r"\\(.)", r"\1", match[1].strip().strip('"')) if match else ""
-
-
-def _has_suffix(name: str) -> bool:
-    suffix = PurePosixPath(name).suffix.lower()
-    return bool(re.fullmatch(r"\.[a-z][a-z0-9]{0,8}", suffix)) and suffix not in PAGES
-
-
-# ---- what is on the disk ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """A download that has begun. `validator` is what If-Range takes: without it nothing can be resumed."""
-
-    url: str
-    validator: str
-    total_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    """A download that has finished. `file` is relative to the folder; `fetched` is a date."""
-
-    url: str
-    etag: str
-    last_modified: str
-    sha256: str
-    size_bytes: int
-    file: str
-    fetched: str
-
-
-class _Store:
-    """The folder of downloads, as far as one address is concerned."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        key = hashlib.sha256(url.encode()).hexdigest()[:32]
-        self.folder = folder
-        self.part_path = folder / f"{key}.part"
-        self._part_json = folder / f"{key}.part.json"
-        self._copy_json = folder / f"{key}.json"
-
-    @property
-    def part_bytes(self) -> int:
-        try:
-            return self.part_path.stat().st_size
-        except OSError:
-            return 0
-
-    def part(self) -> _Part | None:
-        """What can be resumed."""
-        fields = read_json(self._part_json)
-        return _Part(**fields) if fields.keys() == _fields(_Part) and self.part_bytes else None
-
-    def begin(self, part: _Part) -> None:
-        """Nothing is kept of what went before."""
-        self.part_path.unlink(missing_ok=True)
-        self._part_json.unlink(missing_ok=True)
-        if part.validator:
-            write_json(self._part_json, asdict(part))
-
-    def drop_part(self) -> None:
-        self._part_json.unlink(missing_ok=True)
-        self.part_path.unlink(missing_ok=True)
-
-    def copy(self) -> _Copy | None:
-        """What was fetched before, if it is still here."""
-        fields = read_json(self._copy_json)
-        if fields.keys() != _fields(_Copy):
-            return None
-        copy = _Copy(**fields)
-        try:
-            whole = self.path(copy).stat().st_size == copy.size_bytes
-        except OSError:
-            return None
-        return copy if whole else None
-
-    def path(self, copy: _Copy) -> Path:
-        return self.folder / copy.file
-
-    def finish(self, name: str, *, url: str, headers: Mapping[str, str]) -> _Copy:
-        """Put the part in its place by its content. A file that is there stays: it may be mounted."""
-        with self.part_path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        copy = _Copy(
-            url=url,
-            etag=headers.get("etag", ""),
-            last_modified=headers.get("last-modified", ""),
-            sha256=sha256,
-            size_bytes=self.part_bytes,
-            file=f"{sha256[:32]}/{name}",
-            fetched=datetime.now(UTC).date().isoformat(),
-        )
-        target = self.path(copy)
-        target.parent.mkdir(exist_ok=True)
-        if not target.exists():
-            self.part_path.chmod(0o644)  # the container's user must be able to read it
-            self.part_path.replace(target)
-        self.drop_part()
-        write_json(self._copy_json, asdict(copy))
-        return copy
-
-
-def _fields(kind: type[_Part] | type[_Copy]) -> set[str]:
-    return set(kind.__dataclass_fields__)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def write_json(path: Path, fields: dict[str, object]) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(fields), encoding="utf-8")
-    fresh.replace(path)
-
-
-def require_space(folder: Path, needed_bytes: int, *, instead: str = "") -> None:
-    """Raise `DocumentError` when so much does not fit on the disk of a folder that may not exist yet.
-
-    `instead` ends the hint: what else there is to do than to make room.
-    """
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    free_bytes = shutil.disk_usage(place).free
-    if needed_bytes > free_bytes:
-        raise DocumentError(
-            f"The disk is too full: {needed_bytes:,} bytes are needed, {free_bytes:,} are free.",
-            hint=f"Make room on the disk of {folder}{instead}.",
-        )
-
-
-@contextmanager
-def written_to(folder: Path) -> Iterator[None]:
-    """What the disk refuses, as a `DocumentError`."""
-    try:
-        yield
-    except OSError as error:
-        raise DocumentError(
-            "The download cannot be written.",
-            f"{error.strerror or error}.",
-            hint=f"Make room in {folder}, or check who may write there; run it again to go on.",
-        ) from None
-
-
-# ---- the transfer -------------------------------------------------------------------------------
-
-
 def fetch_url(argument: str, *, folder: Path, progress: Progress, patience: Patience = PATIENCE) -> Fetched:
     """The file at an address, kept at `folder/<first 32 hex digits of its SHA-256>/<name>`.
 
     What broke off is resumed, here or in the next call; a file that did not change is not sent again. When
     the server cannot be reached and a copy is here, the copy it is, with a note. Raises `DocumentError`.
     """
-    address = _parse(argument)
+    address = parse(argument)
     with written_to(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store = _Store(folder, str(address.url))
+        store = Store(folder, str(address.url))
         transfer = _Transfer(address, store, progress=progress, patience=patience)
         notes = []
         try:
@@ -397,13 +147,13 @@ def _client(patience: Patience) -> "httpx.Client":
 class _Transfer:
     """One address and the connections it takes."""
 
-    def __init__(self, address: _Address, store: _Store, *, progress: Progress, patience: Patience) -> None:
+    def __init__(self, address: WebAddress, store: Store, *, progress: Progress, patience: Patience) -> None:
         self._address = address
         self._store = store
         self._progress = progress
         self._patience = patience
 
-    def run(self) -> _Copy:
+    def run(self) -> Copy:
         with _client(self._patience) as client:
             return patiently(
                 lambda: self._attempt(client),
@@ -411,7 +161,7 @@ class _Transfer:
                 reached=lambda: self._store.part_bytes,
             )
 
-    def _attempt(self, client: "httpx.Client") -> _Copy:
+    def _attempt(self, client: "httpx.Client") -> Copy:
         import httpx
 
         try:
@@ -419,7 +169,7 @@ class _Transfer:
         except httpx.RequestError as error:
             raise self._failure(error) from None
 
-    def _fetch(self, client: "httpx.Client") -> _Copy:
+    def _fetch(self, client: "httpx.Client") -> Copy:
         store, shown = self._store, self._address.shown
         part, copy = store.part(), store.copy()
         headers = {}
@@ -440,7 +190,7 @@ class _Transfer:
                 if response.status_code in (206, 416):
                     raise Passing(f"{shown} cannot be resumed.", "The server has another file now.")
                 raise self._refusal(response)
-            name = _name(response, asked=self._address.url)
+            name = file_name(response, asked=self._address.url)
             self._receive(response, name, start=start)
             return store.finish(name, url=shown, headers=response.headers)
 
@@ -494,7 +244,7 @@ class _Transfer:
         if not start:
             validator = "" if coded else _validator(response.headers)
             shown = self._address.shown
-            self._store.begin(_Part(url=shown, validator=validator, total_bytes=total_bytes))
+            self._store.begin(Part(url=shown, validator=validator, total_bytes=total_bytes))
         require_space(self._store.folder, (total_bytes or start) - start)
         ticker = Ticker(self._progress, name, total_bytes)
         done_bytes = start
@@ -547,7 +297,7 @@ def _origin(url: "httpx.URL") -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _goes_on(response: "httpx.Response", part: _Part, start: int) -> bool:
+def _goes_on(response: "httpx.Response", part: Part, start: int) -> bool:
     """Whether this is the rest of the same file. Some servers send a range of whatever they have now."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
     if response.status_code != 206 or not match or int(match[1]) != start:

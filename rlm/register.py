@@ -7,15 +7,18 @@ asks anybody.
 import dataclasses
 import datetime
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlm.documents import Document, changes, expand, look
+from rlm.documents import MAX_MOUNTS, Document, changes, expand, look
+from rlm.downloads import remove_old_copies
 from rlm.errors import DocumentError
 from rlm.records import ConsentGiven, DocumentsSet, SessionStarted
 from rlm.sources import Fetched, fetch, is_address
 from rlm.state import State
+from rlm.text_probe import one_line
+from rlm.web_address import HIDDEN
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a download: what it is, bytes that are here, and bytes in all if that is known."""
@@ -23,10 +26,14 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """`added` are the documents that were named, `documents` all of them; `skipped` was left out, and why."""
+    """`added` are the documents that were named, `documents` all of them; `skipped` was left out, and why.
+
+    `before` is what there was until then.
+    """
 
     added: list[Document]
     documents: list[Document]
+    before: DocumentsSet
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -44,22 +51,24 @@ def register(
 ) -> Registered:
     """Add what `paths` name (files, folders, patterns, addresses) to the session's documents.
 
-    A path that is registered already is looked at again and keeps its name. `encoding` is what the user says
-    they are in; `environ` is where tokens are looked up. Raises `DocumentError`.
+    A path that is registered already is looked at again and keeps its name; what an address gives takes the
+    place of what it gave before. `encoding` is what the user says they are in; `environ` is where tokens are
+    looked up. Raises `DocumentError`, and the documents are then what they were.
     """
     view = state.view()
     if not view.session:
         begin_session(state)
+    remove_old_copies(state.path / "downloads", keep={Path(row["path"]) for row in view.documents})
+    before = DocumentsSet(documents=view.documents, active=view.active)
     old = [] if replace else [Document.from_json(row) for row in view.documents]
-    addresses = [path for path in paths if is_address(path)]
     fetched = [
         file
-        for address in addresses
+        for address in dict.fromkeys(filter(is_address, paths))
         for file in fetch(address, folder=state.downloads(), environ=environ, progress=progress)
     ]
     taken = [document.name for document in old]
     expansion = expand(
-        [path for path in paths if path not in addresses],
+        [path for path in paths if not is_address(path)],
         cwd=cwd,
         state_dir=state.path,
         taken=taken,
@@ -72,49 +81,102 @@ def register(
             "There is nothing to read.",
             "; ".join(f"{path}: {reason}" for path, reason in expansion.skipped[:3]) or "Nothing was found.",
         )
+    old = [document for document in old if not any(_came_before(document, file) for file in fetched)]
     added, documents = add_documents(state, found, old, name=name)
     notes = tuple(file.note for file in fetched if file.note)
-    return Registered(added=added, documents=documents, skipped=expansion.skipped, notes=notes)
+    return Registered(added=added, documents=documents, before=before, skipped=expansion.skipped, notes=notes)
+
+
+def _came_before(document: Document, file: Fetched) -> bool:
+    """Whether the document is what the address of `file` gave before.
+
+    Where a signature is left out of the address, other files may have come from it: those have other names.
+    """
+    same_name = document.path.name == file.path.name
+    return document.source == file.source and (same_name or HIDDEN not in file.source)
 
 
 def _looked_at(
     files: Sequence[Fetched], *, old: Sequence[Document], taken: Sequence[str], encoding: str
 ) -> list[Document]:
-    """The documents that were fetched. One that was fetched before keeps the name it had."""
-    before = {(document.source, document.name) for document in old if document.source}
+    """The documents that were fetched, each file once. One that was fetched before keeps the name it had."""
     used = set(taken)
-    documents = []
+    documents: dict[Path, Document] = {}
     for file in files:
-        name, number = file.name, 2
-        while name in used and (file.source, name) not in before:
-            name, number = f"{file.name} ({number})", number + 1
+        if file.path in documents:
+            continue
+        name = _name_before(file, files, old)
+        if not name or any(document.name == name for document in documents.values()):
+            name, number = file.name, 2
+            while name in used:
+                name, number = f"{file.name} ({number})", number + 1
         used.add(name)
-        documents.append(look(file.path, name=name, encoding=encoding, source=file.source))
-    return documents
+        # It is looked at by its own name, whose suffix says what it is.
+        found = look(file.path, name=file.name, encoding=encoding, source=file.source)
+        documents[file.path] = dataclasses.replace(found, name=name)
+    return list(documents.values())
+
+
+def _name_before(file: Fetched, files: Sequence[Fetched], old: Sequence[Document]) -> str:
+    """The name that the file's document has already, or empty."""
+    mine = [document for document in old if _came_before(document, file)]
+    for document in mine:
+        if document.path == file.path or document.file_name == file.name:
+            return document.name
+    alone = len(mine) == 1 and sum(other.source == file.source for other in files) == 1
+    return mine[0].name if alone else ""
 
 
 def add_documents(
     state: State, found: Sequence[Document], old: Sequence[Document], *, name: str | None = None
 ) -> tuple[list[Document], list[Document]]:
-    """Record `found` beside `old`; returns the added ones as named, and all."""
-    fetched = {document.name for document in found if document.source}
-    old = [document for document in old if not (document.source and document.name in fetched)]
+    """Record `found` beside `old`; returns the added ones as named, and all. Raises `DocumentError`."""
     names = {document.path: document.name for document in old}
     added = [
         dataclasses.replace(document, name=names.get(document.path, document.name)) for document in found
     ]
-    if name is not None:
-        if len(added) != 1:
-            raise DocumentError("--name is for one file.", f"{len(added)} files were given.")
-        if name in {document.name for document in old if document.path != added[0].path}:
-            raise DocumentError(f"The name {name!r} is taken.", hint="Choose another, or use --replace.")
-        added = [dataclasses.replace(added[0], name=name)]
     paths = {document.path for document in added}
-    documents = [document for document in old if document.path not in paths] + added
-    for document in added:
-        state.append(ConsentGiven(path=str(document.path)))
+    old = [document for document in old if document.path not in paths]
+    if name is not None:
+        added = [_named(added, name, taken={document.name for document in old})]
+    documents = [*old, *added]
+    mounts = dict.fromkeys(document.mount for document in documents)
+    if len(mounts) >= MAX_MOUNTS:  # the texts made of them take one
+        raise DocumentError(
+            f"{len(mounts):,} files and folders cannot be mounted one by one.",
+            f"The limit is {MAX_MOUNTS - 1}.",
+            hint="Give the folder that holds the files; --replace forgets those of before.",
+        )
+    for mount in dict.fromkeys(document.mount for document in added):
+        state.append(ConsentGiven(path=str(mount)))
     record_documents(state, documents, active=added[0].name if added else None)
     return added, documents
+
+
+def _named(added: Sequence[Document], name: str, *, taken: Collection[str]) -> Document:
+    name = one_line(name.strip())
+    if len(added) != 1:
+        raise DocumentError("--name is for one file.", f"{len(added):,} files were given.")
+    if not name:
+        raise DocumentError("--name is empty.")
+    if name in taken:
+        raise DocumentError(f"The name {name!r} is taken.", hint="Choose another, or use --replace.")
+    return dataclasses.replace(added[0], name=name)
+
+
+def take_back(state: State, registered: Registered, problems: Mapping[str, str]) -> Registered:
+    """Leave out added documents that turned out to hold no text; `problems` says why, by name.
+
+    Raises `DocumentError` when these are all that were added: the documents are then what they were before.
+    """
+    added = [document for document in registered.added if document.name not in problems]
+    if not added:
+        state.append(registered.before)
+        name, problem = next(iter(problems.items()))
+        raise DocumentError(f"{name} {problem.removesuffix('.')}.")
+    documents = [document for document in registered.documents if document.name not in problems]
+    record_documents(state, documents, active=added[0].name)
+    return dataclasses.replace(registered, added=added, documents=documents)
 
 
 def record_documents(state: State, documents: Sequence[Document], *, active: str | None) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rlm.download import public, safe_name
 from rlm.errors import DocumentError
-from rlm.hub import card_configs, matches, of_split, parse, splits_of
+from rlm.hub_files import card_configs, matches, of_split, parse, splits_of
 from rlm.sources import Fetched, Patience, fetch, is_address
+from rlm.web_address import public, safe_name
 from tests.hub_server import CERTIFICATE, HubServer, Page
 
 PATIENCE = Patience(waits_s=(0.0, 0.0, 0.0), max_pause_s=0.0, connect_s=5.0, silence_s=5.0)
@@ -126,6 +126,14 @@ def test_a_copy_that_was_deleted_is_fetched_again(server: HubServer, user: User)
     address = server.page("/a.csv", Page(CSV))
     user.one(address).path.unlink()
     assert user.one(address).path.read_bytes() == CSV
+
+
+def test_a_copy_that_was_damaged_is_fetched_again(server: HubServer, user: User) -> None:
+    address = server.page("/a.csv", Page(CSV))
+    user.one(address).path.write_bytes(CSV[:-1])
+    assert user.one(address).path.read_bytes() == CSV
+    assert user.one(address).path.read_bytes() == CSV
+    assert [request.status for request in server.requests] == [200, 200, 304]
 
 
 def test_a_broken_connection_is_resumed_where_it_stopped(server: HubServer, user: User) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rlm.texts import Text
     from rlm.ui.console import Console
 
+SHOWN = 20
+"""So many documents are shown one by one, and have their lines counted for it."""
+
 
 @click.command(
     name="init",
@@ -58,6 +61,7 @@ def command(
             hint="rlm init FILE…",
         )
     existed = options.state_dir.exists()
+    downloads = options.state_dir / "downloads"
     try:
         with options.state(command="init") as state:
             registered = register(
@@ -72,14 +76,20 @@ def command(
             )
             for note in registered.notes:
                 console.note(note)
-            texts = _make_texts(console, config, state, registered)
+            registered, made = _make_texts(console, config, state, registered)
             if not options.quiet:
+                cache = state.texts(limit_bytes=config.sandbox.cache_bytes)
+                texts = _texts_shown(registered.added[:SHOWN], made, cache)
                 _show(console, registered, texts, verbose=options.verbose)
                 if options.interactive:
-                    _count_large(console, texts, state.texts(limit_bytes=config.sandbox.cache_bytes))
+                    _count_large(console, texts, cache)
     except DocumentError:
-        if not existed and not (state.path / "downloads").exists():
+        if not existed and not any(downloads.glob("*")):
             state.reset()  # nothing was registered, so nothing is left behind
+        raise
+    except KeyboardInterrupt:
+        if any(downloads.glob("*.part.json")):
+            console.note("what was fetched so far is kept: the same command goes on from there")
         raise
     finally:
         console.status("")
@@ -97,49 +107,42 @@ def _download(console: "Console") -> "Callable[[str, int, int | None], None]":
 
 def _make_texts(
     console: "Console", config: "Config", state: "State", registered: "Registered"
-) -> "list[Text]":
-    """Make texts of what was added, if the sandbox is there; returns those that are known.
+) -> "tuple[Registered, Sequence[Text]]":
+    """Make texts of what was added, if the sandbox is there; returns what is left, and these texts.
 
     What cannot be read is not a document any more. Raises `DocumentError` when that is all of it.
     """
     from rlm.box.namespace import serve_nobody
     from rlm.events import Event, Notice, Progress
-    from rlm.line_counts import LineCounts
-    from rlm.register import record_documents
+    from rlm.register import take_back
     from rlm.sandbox import Sandbox
-    from rlm.texts import known_texts
 
-    added = registered.added
-    files = [document for document in added if not document.is_text]
-    if files:
+    files = [document for document in registered.added if not document.is_text]
+    if not files:
+        return registered, ()
 
-        def emit(event: Event) -> None:
-            if isinstance(event, Progress):
-                console.status(event.text)
-            elif isinstance(event, Notice):
-                console.note(event.text, level=event.level)
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress):
+            console.status(event.text)
+        elif isinstance(event, Notice):
+            console.note(event.text, level=event.level)
 
-        sandbox = Sandbox(config=config, state=state, emit=emit, serve=serve_nobody, documents=files)
-        try:
-            made = asyncio.run(_prepare(sandbox))
-            why = "" if made else "the sandbox image is not built yet"
-        except SandboxError as error:
-            why = error.what.rstrip(".")
+    def put_off(why: str) -> None:
         console.status("")
-        if why:
-            console.note(f"text of {_named(files)} is made when the sandbox first starts ({why})")
-        if problems := sandbox.prepared.problems:
-            kept = [document for document in registered.documents if document.name not in problems]
-            record_documents(state, kept, active=kept[-1].name if kept else None)
-            registered.documents[:] = kept
-            registered.added[:] = added = [document for document in added if document.name not in problems]
-            if not added:
-                name, problem = next(iter(problems.items()))
-                raise DocumentError(f"{name} {problem}.")
-    cache = state.texts(limit_bytes=config.sandbox.cache_bytes)
-    texts = known_texts(added, cache=cache)
-    lines = asyncio.run(LineCounts(cache).count_small(texts))
-    return [dataclasses.replace(text, lines=lines.get(text.name, -1)) for text in texts]
+        console.note(f"text of {_named(files)} is made when the sandbox first starts ({why})")
+
+    sandbox = Sandbox(config=config, state=state, emit=emit, serve=serve_nobody, documents=files)
+    try:
+        if not asyncio.run(_prepare(sandbox)):
+            put_off("the sandbox image is not built yet")
+    except SandboxError as error:
+        put_off(error.what.rstrip("."))
+    except KeyboardInterrupt:
+        put_off("interrupted")
+        raise
+    if problems := sandbox.prepared.problems:
+        registered = take_back(state, registered, problems)
+    return registered, sandbox.prepared.texts
 
 
 async def _prepare(sandbox: "Sandbox") -> bool:
@@ -158,16 +161,41 @@ def _named(documents: "Sequence[Document]") -> str:
     return plural(len(documents), "document")
 
 
+def _texts_shown(documents: "Sequence[Document]", made: "Sequence[Text]", cache: "TextCache") -> "list[Text]":
+    """What is known of the texts of `documents`; lines are counted, but for those of large ones.
+
+    The cache alone does not tell: it does not trust the times of a file that was written a moment ago.
+    """
+    from rlm.texts import known_texts
+
+    names = {document.name for document in documents}
+    texts = [text for text in made if text.document.name in names]
+    names -= {text.document.name for text in texts}
+    texts += known_texts([document for document in documents if document.name in names], cache=cache)
+    return asyncio.run(_counted(texts, cache))
+
+
+async def _counted(texts: "Sequence[Text]", cache: "TextCache") -> "list[Text]":
+    from rlm.line_counts import LineCounts
+
+    counts = LineCounts(cache)
+    try:
+        lines = await counts.count_small(texts)
+    finally:
+        counts.stop()
+    return [dataclasses.replace(text, lines=lines.get(text.name, -1)) for text in texts]
+
+
 def _show(console: "Console", registered: "Registered", texts: "Sequence[Text]", *, verbose: bool) -> None:
     from rlm.cli.show import document_lines
     from rlm.ui.numbers import plural
 
-    for line in document_lines(registered.added, texts, most=20):
+    for line in document_lines(registered.added, texts, most=SHOWN):
         console.line(line)
     if skipped := registered.skipped:
         console.note(f"left out: {len(skipped):,} {'entry' if len(skipped) == 1 else 'entries'}")
         for path, reason in skipped if verbose else skipped[:5]:
-            console.line(f"  {path}: {reason}", style="dim")
+            console.line(f"  {path}: {reason.rstrip('.')}", style="dim")
         if len(skipped) > 5 and not verbose:
             console.line(f"  … and {len(skipped) - 5:,} more (-v shows all)", style="dim")
     total = plural(len(registered.documents), "document")

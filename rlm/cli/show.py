@@ -5,7 +5,7 @@ from itertools import groupby
 
 from rlm.documents import Document
 from rlm.texts import Text
-from rlm.ui.numbers import count, plural, size
+from rlm.ui.numbers import plural, size
 
 PREVIEW_LINES = 4
 
@@ -38,10 +38,11 @@ def document_line(document: Document, texts: Sequence[Text]) -> str:
     if texts and not document.is_text:
         facts.append(f"{size(sum(text.size_bytes for text in texts))} of text")
     if texts and all(text.lines >= 0 for text in texts):
-        facts.append(f"{sum(text.lines for text in texts):,} lines")
+        lines = sum(text.lines for text in texts)
+        facts.append(f"{lines:,} {'line' if lines == 1 else 'lines'}")
     tokens = sum(text.tokens for text in texts) if texts else document.tokens
-    if tokens is not None:
-        facts.append(f"about {count(tokens)} tokens")
+    if tokens:
+        facts.append(f"about {plural(tokens, 'token')}")
     return f"{document.name}  {' · '.join(facts)}"
 
 
