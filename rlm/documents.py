@@ -33,13 +33,15 @@ TEXTS = "/data/texts"
 class Document:
     """One input file. `mount` is what is bind-mounted: the file itself, or a folder around it.
 
-    `name` is unique in a session and is what the model sees. `kind` is a key of `formats.FORMATS`; `encoding`
-    is a Python codec name, empty where the format has none, and `given_encoding` the one that the user named.
-    `head_sha256` covers the first 64 KiB. `source` is the address it was fetched from, empty for a file of
-    the user's.
+    `name` is unique in a session and is what the model sees; `file_name` is what the file is called where it
+    comes from, which tells what it is: a cache may keep it under another name. `kind` is a key of
+    `formats.FORMATS`; `encoding` is a Python codec name, empty where the format has none, and
+    `given_encoding` the one that the user named. `head_sha256` covers the first 64 KiB. `source` is the
+    address it was fetched from, empty for a file of the user's.
     """
 
     name: str
+    file_name: str
     path: Path
     mount: Path
     size_bytes: int
@@ -58,11 +60,6 @@ class Document:
         return FORMATS[self.kind]
 
     @property
-    def file_name(self) -> str:
-        """The name that tells what the file is: a cache may keep what was fetched under another."""
-        return _file_name(self.path, self.name, self.source)
-
-    @property
     def is_text(self) -> bool:
         """Whether the container reads it as it is; else text is made of it there first."""
         return self.format.plain and reads_in_place(self.encoding)
@@ -74,15 +71,20 @@ class Document:
 
     def to_json(self) -> dict[str, object]:
         """The fields, with paths as text, for the state file."""
-        return {**dataclasses.asdict(self), "path": str(self.path), "mount": str(self.mount)}
+        # Not `asdict`, which copies deeply: there may be ten thousand of them.
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "path": str(self.path), "mount": str(self.mount)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Document":
         """Undo `to_json`. Raises `DocumentError` when it is not what `to_json` gives."""
-        kinds = {field.name: int if field.type is int else str for field in dataclasses.fields(cls)}
-        if fields.keys() != kinds.keys() or any(type(fields[name]) is not kinds[name] for name in kinds):
+        if fields.keys() != _KINDS.keys() or any(type(fields[name]) is not _KINDS[name] for name in _KINDS):
             raise DocumentError("A document in the state folder is not readable.", hint="Run init again.")
         return cls(**{**fields, "path": Path(fields["path"]), "mount": Path(fields["mount"])})
+
+
+_KINDS = {field.name: int if field.type is int else str for field in dataclasses.fields(Document)}
+"""The fields of a document and their types in JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +110,18 @@ def tokens_of(size_bytes: int, encoding: str) -> int:
 
 
 def look(
-    path: Path, *, name: str = "", mount: Path | None = None, encoding: str = "", source: str = ""
+    path: Path,
+    *,
+    name: str = "",
+    file_name: str = "",
+    mount: Path | None = None,
+    encoding: str = "",
+    source: str = "",
 ) -> Document:
     """What can be known of a file from a prefix and two samples. Raises `DocumentError`.
 
-    `mount` defaults to the file itself, `name` to its last part. `encoding` is the codec that the user
-    named for it, empty to find out.
+    `mount` defaults to the file itself, `name` and `file_name` to its last part. `encoding` is the codec that
+    the user named for it, empty to find out.
     """
     real, descriptor = _open(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -121,7 +129,7 @@ def look(
         if not stat.S_ISREG(status.st_mode):
             raise DocumentError(f"{path} is {special_kind(status.st_mode) or 'not a file'}.")
         head = file.read(SAMPLE_BYTES)
-        called = _file_name(path, name, source)
+        called = file_name or path.name
         kind = kind_of(head, called)
         try:
             text = _probe(file, head, kind=kind, name=called, size_bytes=status.st_size, encoding=encoding)
@@ -134,6 +142,7 @@ def look(
             raise DocumentError(f"{path} cannot be read in that encoding.", f"{error}.") from None
     return Document(
         name=name or one_line(path.name),
+        file_name=called,
         path=real,
         mount=mount or real,
         size_bytes=status.st_size,
@@ -147,10 +156,6 @@ def look(
         preview=text.preview,
         source=source,
     )
-
-
-def _file_name(path: Path, name: str, source: str) -> str:
-    return re.sub(r" \(\d+\)$", "", name) if source else path.name
 
 
 def _open(path: Path) -> tuple[Path, int]:
@@ -295,10 +300,10 @@ def mount_plan(
             place = str(PurePosixPath(target, path.relative_to(source).as_posix()))
             plan.append(Mount(source=nothing.folder if inside else nothing.file, target=place, is_dir=inside))
     if len(plan) > MAX_MOUNTS:
-        covers = len(plan) - len(sources) - bool(texts)
+        others = len(plan) - len(sources)
         raise DocumentError(
             f"{len(sources):,} files and folders cannot be mounted one by one.",
-            f"With {covers:,} covers over what must stay out of the container, the limit is {MAX_MOUNTS}.",
+            f"With {others:,} more for what must be covered and for texts, the limit is {MAX_MOUNTS}.",
             hint="Give the folder that holds the files, or one with fewer keys and dot files in it.",
         )
     return plan
@@ -353,20 +358,27 @@ def _same_head(document: Document) -> bool:
     return hashlib.sha256(head).hexdigest() == document.head_sha256
 
 
-def require_readable_inside(document: Document, *, uid: int, gid: int) -> None:
-    """Raise `DocumentError` when the container's user could not read the document, going by mode bits.
+def require_readable_inside(documents: Iterable[Document], *, uid: int, gid: int) -> None:
+    """Raise `DocumentError` when the container's user could not read one, going by mode bits.
 
     It matters when root runs this program: root reads everything, the container's user does not.
     """
-    for step in (document.path, *document.path.parents):
-        if not step.is_relative_to(document.mount):
-            break
-        status = step.stat()
-        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
-        is_dir = stat.S_ISDIR(status.st_mode)
-        if not status.st_mode >> shift & (0o1 if is_dir else 0o4):
-            raise DocumentError(
-                f"{step} is not readable inside the container,",
-                f"where the code runs as user {uid}.",
-                hint=f"chmod {'o+rx' if is_dir else 'o+r'} {step}, or do not run this program as root.",
-            )
+    seen: set[Path] = set()
+    for document in documents:
+        for step in (document.path, *document.path.parents):
+            if step in seen or not step.is_relative_to(document.mount):
+                break
+            seen.add(step)
+            _require_open(step, uid=uid, gid=gid)
+
+
+def _require_open(path: Path, *, uid: int, gid: int) -> None:
+    status = path.stat()
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+    is_dir = stat.S_ISDIR(status.st_mode)
+    if not status.st_mode >> shift & (0o1 if is_dir else 0o4):
+        raise DocumentError(
+            f"{path} is not readable inside the container,",
+            f"where the code runs as user {uid}.",
+            hint=f"chmod {'o+rx' if is_dir else 'o+r'} {path}, or do not run this program as root.",
+        )

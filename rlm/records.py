@@ -130,6 +130,8 @@ _KINDS: dict[object, type[Record]] = {
 
 def to_json(record: Record) -> dict[str, Any]:
     """The record as it stands in `session.jsonl`: its fields, and its name under `record`."""
+    if isinstance(record, DocumentsSet):  # `asdict` copies deeply, and there may be ten thousand
+        return {"record": "DocumentsSet", "documents": record.documents, "active": record.active}
     return {"record": type(record).__name__, **dataclasses.asdict(record)}
 
 

@@ -111,9 +111,9 @@ def _looked_at(
             while name in used:
                 name, number = f"{file.name} ({number})", number + 1
         used.add(name)
-        # It is looked at by its own name, whose suffix says what it is.
-        found = look(file.path, name=file.name, encoding=encoding, source=file.source)
-        documents[file.path] = dataclasses.replace(found, name=name)
+        documents[file.path] = look(
+            file.path, name=name, file_name=file.name, encoding=encoding, source=file.source
+        )
     return list(documents.values())
 
 
@@ -206,6 +206,7 @@ def refreshed(documents: Sequence[Document]) -> tuple[list[Document], list[str]]
             again = look(
                 document.path,
                 name=document.name,
+                file_name=document.file_name,
                 mount=document.mount,
                 encoding=document.given_encoding,
                 source=document.source,

@@ -86,18 +86,20 @@ class Sandbox:
             if self._changed and self._namespace:
                 self._changed = False
                 await self.prepare()
+                self._require_texts()
                 await self._set_documents(self._namespace)
             return
         self.emit(Progress(text="starting the sandbox"))
         engine = await self._ready_engine()
         await self.prepare()
+        self._require_texts()
         self._plan = self._plan_of(self.documents, texts=self.state.shown_texts())
         self._identities = {document.path: (document.device, document.inode) for document in self.documents}
         self._changed = False
         self._box = await Box.start(engine, self._config_of(self._plan), self._tag, session=self.session)
         await self._open_namespace()
 
-    async def _ready_engine(self) -> Engine:
+    async def _ready_engine(self, *, build: bool = True) -> Engine:
         """The engine, with the image built and what earlier containers left removed."""
         if self._engine is None:
             self._engine = await with_deadline(Engine)
@@ -108,6 +110,10 @@ class Sandbox:
             loop.call_soon_threadsafe(self.emit, Progress(text=text))
 
         if not self._tag:
+            self._tag = await with_deadline(find_image, engine, settings.image, settings.packages)
+        if not self._tag and not build:
+            raise SandboxError("The sandbox image is not built yet.")
+        if not self._tag:
             self._tag = await with_deadline(
                 ensure_image, engine, settings.image, progress, settings.packages, seconds=BUILD_S
             )
@@ -117,8 +123,7 @@ class Sandbox:
     def _plan_of(self, documents: Sequence[Document], *, texts: Path | None = None) -> list[Mount]:
         """How these documents are mounted. Raises `DocumentError` for what cannot be."""
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
-        for document in documents:
-            require_readable_inside(document, uid=uid, gid=gid)
+        require_readable_inside(documents, uid=uid, gid=gid)
         file, folder = self.state.nothing()
         nothing = Nothing(file=file, folder=folder)
         return mount_plan(documents, nothing=nothing, state_dir=self.state.path, texts=texts)
@@ -136,13 +141,23 @@ class Sandbox:
             mounts=[(str(mount.source), mount.target) for mount in plan],
         )
 
-    async def prepare(self) -> None:
-        """Have texts made of the documents that are none. Raises `DocumentError` when nothing is left."""
+    async def prepare(self, *, build: bool = True) -> None:
+        """Have texts made of the documents that are none; `prepared` tells what came of it.
+
+        The container that makes them is started only if some are missing. Raises `SandboxError` when it
+        cannot be, or when `build` is False and the image is not built yet.
+        """
+
+        async def open_converter(documents: Sequence[Document]) -> tuple[Box, list[Mount]]:
+            engine = await self._ready_engine(build=build)
+            plan = self._plan_of(documents)
+            return await Box.start(engine, self._config_of(plan), self._tag, session=self.session), plan
+
         self.prepared = await prepare(
             self.documents,
             cache=self.state.texts(limit_bytes=self.config.sandbox.cache_bytes),
             folder=self.state.shown_texts(),
-            open_box=self._open_converter,
+            open_box=open_converter,
             tell=lambda text: self.emit(Progress(text=text)),
         )
         problems = [f"{name!r} {problem}" for name, problem in self.prepared.problems.items()]
@@ -150,24 +165,11 @@ class Sandbox:
             if text not in self._told:
                 self._told.add(text)
                 self._tell(text)
+
+    def _require_texts(self) -> None:
         if self.documents and not self.prepared.texts:
             name, problem = next(iter(self.prepared.problems.items()), ("", ""))
             raise DocumentError(f"{name!r} {problem}" if name else "There is nothing to read.")
-
-    async def prepare_if_ready(self) -> bool:
-        """`prepare`, unless the sandbox image is still to be built. Raises `SandboxError` without Docker."""
-        engine = self._engine = await with_deadline(Engine)
-        settings = self.config.sandbox
-        self._tag = await with_deadline(find_image, engine, settings.image, settings.packages)
-        if self._tag:
-            with contextlib.suppress(DocumentError):  # each document's problem is told by itself
-                await self.prepare()
-        return bool(self._tag)
-
-    async def _open_converter(self, documents: Sequence[Document]) -> tuple[Box, list[Mount]]:
-        engine = await self._ready_engine()
-        plan = self._plan_of(documents)
-        return await Box.start(engine, self._config_of(plan), self._tag, session=self.session), plan
 
     async def close(self) -> None:
         if self._background:

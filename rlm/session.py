@@ -74,7 +74,7 @@ class Session:
             view.add(begin_session(self.state))
         self.documents = [Document.from_json(row) for row in view.documents]
         agreed = [Path(path) for path in view.consents]
-        agreed += [document.mount for document in self.documents]
+        agreed += {document.mount for document in self.documents}
         self.consent = Consent([*agreed, *self.config.allow], state_dir=self.state.path)
         self._requests = CellRequests(
             config=self.config,

@@ -167,7 +167,7 @@ def test_what_text_must_be_made_of_first_is_taken_unread(
 
 def test_the_kind_of_what_was_fetched_is_told_by_its_name_not_by_that_of_its_cache(tmp_path: Path) -> None:
     path = write(tmp_path / "blobs/0f3a", "a,b\n1,2\n")
-    assert look(path, name="set/rows.csv (2)", source="hf://datasets/o/set").kind == "csv"
+    assert look(path, name="rows", file_name="set/rows.csv", source="hf://datasets/o/set").kind == "csv"
     assert look(path, name="rows.csv").kind == "text"
 
 
@@ -438,16 +438,16 @@ def test_what_the_containers_user_cannot_read_is_told(tmp_path: Path) -> None:
     path.parent.parent.chmod(0o755)
     (document,) = expand(["d"], cwd=tmp_path).documents
     other = {"uid": os.getuid() + 1, "gid": os.getgid() + 1}
-    require_readable_inside(document, **other)
+    require_readable_inside([document], **other)
     path.chmod(0o640)
     with pytest.raises(DocumentError) as caught:
-        require_readable_inside(document, **other)
+        require_readable_inside([document], **other)
     assert caught.value.hint.startswith(f"chmod o+r {path.resolve()}")
-    require_readable_inside(document, uid=os.getuid() + 1, gid=os.getgid())
-    require_readable_inside(document, uid=os.getuid(), gid=os.getgid() + 1)
+    require_readable_inside([document], uid=os.getuid() + 1, gid=os.getgid())
+    require_readable_inside([document], uid=os.getuid(), gid=os.getgid() + 1)
     path.chmod(0o644)
     path.parent.chmod(0o750)
     with pytest.raises(DocumentError, match="sub is not readable"):
-        require_readable_inside(document, **other)
+        require_readable_inside([document], **other)
     alone = look(path)  # mounted as a file, the folders around it do not matter
-    require_readable_inside(alone, **other)
+    require_readable_inside([alone], **other)

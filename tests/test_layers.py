@@ -159,7 +159,10 @@ ENGINE = Layer(
 GUEST = Layer(files="sandbox/*.py", never=("rlm",), save=("rlm.protocol", "rlm.formats", "rlm.text_probe"))
 
 
-@pytest.mark.parametrize("layer", [PROTOCOL, CHARSETS, FORMATS, PROBE, BOX, ENGINE, GUEST], ids=lambda layer: layer.files)
+LAYERS = (PROTOCOL, CHARSETS, FORMATS, PROBE, BOX, ENGINE, GUEST)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.files)
 def test_imports_point_down(layer: Layer) -> None:
     assert any(fnmatch(path, layer.files) for path in SOURCES)
     assert layer.breaches(SOURCES) == []

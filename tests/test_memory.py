@@ -11,6 +11,7 @@ from rlm.texts import Text
 def text_of(name: str, *, kind: str = "text", inside: str = "", lines: int = -1) -> Text:
     fields: dict[str, object] = {
         "name": name,
+        "file_name": name,
         "path": f"/files/{name}",
         "mount": f"/files/{name}",
         "size_bytes": 4000,

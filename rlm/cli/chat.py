@@ -33,6 +33,7 @@ def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
     console = options.console()
     config = options.load_config(console)
     from rlm.choose import models_of
+    from rlm.cli.load import load
     from rlm.models import close_models, preload
     from rlm.register import begin_session
     from rlm.session import Session
@@ -42,13 +43,13 @@ def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
     with options.state(command="chat") as state:
         if new:
             begin_session(state)
+        if files:
+            load(files, state=state, config=config, console=console)
 
         async def talk() -> None:
             asks = options.interactive
             session = Session(config=config, state=state, models=models, cwd=Path.cwd(), asks=asks)
             try:
-                if files:
-                    session.load(files)
                 await Chat(session, console, options).run()
             finally:
                 await session.close()

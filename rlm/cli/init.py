@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ def command(
     config.json. Works with no key and with Docker down; text of a PDF, an archive and the like is made in the
     sandbox, now if it is there, else when it first starts.
     """
+    from rlm.cli.load import download_progress
     from rlm.register import register
 
     console = options.console()
@@ -72,7 +73,7 @@ def command(
                 replace=replace,
                 name=name,
                 encoding=encoding,
-                progress=_download(console),
+                progress=download_progress(console),
             )
             for note in registered.notes:
                 console.note(note)
@@ -93,16 +94,6 @@ def command(
         raise
     finally:
         console.status("")
-
-
-def _download(console: "Console") -> "Callable[[str, int, int | None], None]":
-    from rlm.ui.numbers import size
-
-    def progress(name: str, done: int, total: int | None) -> None:
-        share = f"{size(done)} of {size(total)} ({done * 100 // max(total, 1)} %)" if total else size(done)
-        console.status(f"fetching {name}: {share}")
-
-    return progress
 
 
 def _make_texts(
@@ -133,8 +124,10 @@ def _make_texts(
 
     sandbox = Sandbox(config=config, state=state, emit=emit, serve=serve_nobody, documents=files)
     try:
-        if not asyncio.run(_prepare(sandbox)):
-            put_off("the sandbox image is not built yet")
+        asyncio.run(_prepare(sandbox))
+    except DocumentError:
+        state.append(registered.before)
+        raise
     except SandboxError as error:
         put_off(error.what.rstrip("."))
     except KeyboardInterrupt:
@@ -145,10 +138,9 @@ def _make_texts(
     return registered, sandbox.prepared.texts
 
 
-async def _prepare(sandbox: "Sandbox") -> bool:
-    """Whether the texts were made; not so where the image is still to be built."""
+async def _prepare(sandbox: "Sandbox") -> None:
     try:
-        return await sandbox.prepare_if_ready()
+        await sandbox.prepare(build=False)
     finally:
         await sandbox.close()
 

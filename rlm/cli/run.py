@@ -102,6 +102,7 @@ def _ask(
         raise UsageError(f"{output} cannot be written.", "Its folder does not exist.")
     config = options.load_config(console)
     from rlm.choose import models_of
+    from rlm.cli.load import load
     from rlm.models import close_models, preload
     from rlm.session import Session
 
@@ -111,6 +112,8 @@ def _ask(
         if stdin := [file for file in files if file == "-"]:
             add_stdin(state, sys.stdin.buffer.read())
             files = tuple(file for file in files if file not in stdin)
+        if files:
+            load(files, state=state, config=config, console=console)
         with asyncio.Runner() as runner:
 
             async def ask() -> "TurnFinished":
@@ -120,8 +123,6 @@ def _ask(
                     config=config, state=state, models=models, cwd=Path.cwd(), asks=options.interactive
                 )
                 try:
-                    if files:
-                        session.load(files)
                     return await conduct(session, question, console=console, ask_user=ask_yes_no(options))
                 finally:
                     await session.close()

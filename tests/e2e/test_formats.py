@@ -115,7 +115,7 @@ def test_tables_are_asked_in_sql(project: Project, server: ModelServer) -> None:
     server.reply(
         "root",
         cell(
-            'switch_to("sales.csv")\nprint(sql("select city, sum(amount) from doc group by 1 order by 2 desc"))'
+            'switch_to("sales.csv")\nprint(sql("select city, sum(amount) from doc group by 1"))'
         ),
         cell(
             "rows = sql('select name, amount from people join \"sales.csv\" s using (city) union all '"
