@@ -1,9 +1,10 @@
 # The two commands that set everything up from a bare clone: `make demo` and `make test`.
-.PHONY: help env setup demo test check format clean
+.PHONY: help env setup demo test bench check format clean
 
 help:
 	@echo "make demo    set everything up and see a whole run: no key, no network to a model"
 	@echo "make test    set everything up and run the tests"
+	@echo "make bench   measure it, beside the plain tools for the same things (benchmarks/README.md)"
 	@echo "make check   format, lint and types"
 	@echo "make format  put the format right"
 	@echo "make clean   remove what make made (.venv, caches)"
@@ -21,6 +22,12 @@ demo: setup
 test: setup
 	@scripts/test-tools
 	.venv/bin/python -m pytest $(TESTS)
+
+bench: setup
+	@for name in load grep lines slices sql; do \
+		.venv/bin/python -m benchmarks.$$name --size 300MB --runs 1 $(BENCH) && echo || exit 1; done
+	@.venv/bin/python -m benchmarks.many --files 1000 --runs 1 $(BENCH) && echo
+	@.venv/bin/python -m benchmarks.convert --size 100MB --pages 200 --runs 1 $(BENCH)
 
 check: env
 	.venv/bin/ruff format --check .

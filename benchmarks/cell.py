@@ -109,7 +109,8 @@ async def main() -> None:
         Path(folder).chmod(0o755)  # noqa: ASYNC240
         echo = Echo(engine, tag)
         opened = [await open_context(engine, tag, Path(folder), size) for size in SIZES_MB]
-        took: dict[str, list[float]] = {"bare echo": []} | {f"{size:,} MB": [] for size in SIZES_MB}
+        names = ["bare echo", *(f"{size:,} MB" for size in SIZES_MB)]
+        took: dict[str, list[float]] = {name: [] for name in names}
 
         async def echo_once() -> None:
             echo.once()
