@@ -21,7 +21,7 @@ demo: setup
 
 test: setup
 	@scripts/test-tools
-	.venv/bin/python -m pytest $(TESTS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 bench: setup
 	@for name in load grep lines slices sql; do \
