@@ -16,9 +16,7 @@ from rlm.texts import known_texts
 @pytest.mark.parametrize(
     ("text", "lines"), [("", 0), ("one", 0), ("one\n", 1), ("a\r\nb\n\nc", 3), ("é\n" * 5000, 5000)]
 )
-def test_newlines_are_counted_in_every_encoding(
-    tmp_path: Path, text: str, lines: int, encoding: str
-) -> None:
+def test_newlines_are_counted_in_every_encoding(tmp_path: Path, text: str, lines: int, encoding: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode(encoding))
     assert count_lines(path, encoding) == lines

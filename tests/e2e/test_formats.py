@@ -114,9 +114,7 @@ def test_tables_are_asked_in_sql(project: Project, server: ModelServer) -> None:
     project.write("old.csv.gz", gzip.compress(b"city,amount\nOslo,9\n"))
     server.reply(
         "root",
-        cell(
-            'switch_to("sales.csv")\nprint(sql("select city, sum(amount) from doc group by 1"))'
-        ),
+        cell('switch_to("sales.csv")\nprint(sql("select city, sum(amount) from doc group by 1"))'),
         cell(
             "rows = sql('select name, amount from people join \"sales.csv\" s using (city) union all '"
             " 'select city, amount from \"old.csv.gz\"')\nprint(rows)"
