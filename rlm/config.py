@@ -14,7 +14,7 @@ import click
 
 from rlm.endpoints import Trust, is_foreign
 from rlm.errors import ConfigError
-from rlm.kinds import PriceConfig, is_address, size_text
+from rlm.kinds import PriceConfig, Size, is_address, size_text
 from rlm.layers import Given, Layer, environ_layer, files, flag_layer, read_dotenv
 from rlm.settings import KINDS, MODEL_KINDS, Config, Limits, ModelConfig, SandboxConfig
 
@@ -64,15 +64,11 @@ def load_config(
         settings, trust=Trust(user_dir / "trusted.json"), confirm=confirm, yes=bool(flags.get("yes"))
     )
 
-    sandbox = _group(settings, "sandbox")
-    for size in ("memory", "cache"):
-        if size in sandbox:
-            sandbox[f"{size}_bytes"] = sandbox.pop(size)
     return Config(
         root=ModelConfig(**_group(settings, "root_llm")),
         sub=ModelConfig(**_group(settings, "sub_llm")),
-        limits=Limits(**_group(settings, "limits")),
-        sandbox=SandboxConfig(**sandbox),
+        limits=Limits(**_sized(settings, "limits")),
+        sandbox=SandboxConfig(**_sized(settings, "sandbox")),
         compaction=_group(settings, "memory_compaction").get("enabled", True),
         allow=settings["allow"].value if "allow" in settings else (),
         data_source=settings["data_source"].value if "data_source" in settings else (),
@@ -90,15 +86,15 @@ def describe(config: Config) -> list[tuple[str, str, str]]:
     values: dict[str, object] = {}
     for key in KINDS:
         group, _, name = key.partition(".")
-        if group in groups and name not in ("memory", "cache"):
+        if isinstance(KINDS[key], Size):
+            values[key] = size_text(getattr(groups[group], f"{name}_bytes"))
+        elif group in groups:
             values[key] = getattr(groups[group], name)
     for role in DEFAULT_MODELS:
         if variable := values[f"{role}.api_key_env"]:
             values[f"{role}.api_key_env"] = (
                 f"{variable} ({'set' if config.environ.get(str(variable)) else 'not set'})"
             )
-    values["sandbox.memory"] = size_text(config.sandbox.memory_bytes)
-    values["sandbox.cache"] = size_text(config.sandbox.cache_bytes)
     values["memory_compaction.enabled"] = config.compaction
     values["allow"] = [str(path) for path in config.allow]
     values["data_source"] = list(config.data_source)
@@ -129,6 +125,14 @@ def _merge(*layers: Layer) -> Layer:
 def _group(settings: Layer, group: str) -> dict[str, Any]:
     return {
         key.removeprefix(f"{group}."): s.value for key, s in settings.items() if key.startswith(f"{group}.")
+    }
+
+
+def _sized(settings: Layer, group: str) -> dict[str, Any]:
+    """The same, with sizes under the names of their fields: `memory` is `memory_bytes`."""
+    return {
+        f"{name}_bytes" if isinstance(KINDS[f"{group}.{name}"], Size) else name: value
+        for name, value in _group(settings, group).items()
     }
 
 

@@ -131,7 +131,10 @@ class SubCallsStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallFinished:
-    """One sub-call of a batch. `error` is empty when it succeeded; prompts and replies are cut to a head."""
+    """One sub-call of a batch. `error` is empty when it succeeded; prompts and replies are cut to a head.
+
+    `cached`: it was not sent, since the reply was kept or an equal call was under way; `usage` is zero then.
+    """
 
     batch: int
     index: int
@@ -142,6 +145,7 @@ class SubCallFinished:
     duration_s: float
     done: int
     total: int
+    cached: bool = False
     depth: int = 0
 
 

@@ -32,6 +32,7 @@ class Limits:
     """What one question may take; the cell's time counts active compute only.
 
     `max_tokens` caps models without a price. Batches estimated above `confirm_above_usd` are asked about.
+    `call_cache_bytes` bounds the replies of sub-calls that are kept in the state folder; 0: none are.
     """
 
     max_cost_usd: float = 1.00
@@ -43,13 +44,15 @@ class Limits:
     timeout_s: float = 1800
     parallel: int = 16
     confirm_above_usd: float = 0.25
+    call_cache_bytes: int = 256 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
     """The container. `image` is the public base that ours is built from; `runtime` None is the engine's.
 
-    `cache_bytes` bounds the texts that are made of documents and kept in the state folder.
+    `cache_bytes` bounds the texts that are made of documents and kept in the state folder; `keep_bytes`
+    what is saved of the namespace.
     """
 
     memory_bytes: int = 2 * 1024**3
@@ -59,6 +62,7 @@ class SandboxConfig:
     image: str = "python:3.12-slim-bookworm"
     runtime: str | None = None
     cache_bytes: int = 10 * 1024**3
+    keep_bytes: int = 8 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,12 @@ class Config:
     def resolve(self, name: str) -> ModelConfig:
         """The model behind an alias, else the model of that name at its provider's own address."""
         return self.aliases.get(name) or ModelConfig(model=name)
+
+    def named(self, name: str | None) -> ModelConfig:
+        """The model that a cell names (root, sub or an alias), as `rlm.choose` finds it; None is the sub."""
+        if not name:
+            return self.sub
+        return next((model for model in (self.root, self.sub) if model.model == name), self.resolve(name))
 
 
 MODEL = Text(r"(?!.*://)\S+", "must be a model name such as openai/gpt-5, not empty and not an address")
@@ -130,6 +140,7 @@ KINDS: Mapping[str, Kind] = {
     "limits.timeout_s": Number(1, 7 * 86_400),
     "limits.parallel": Number(1, 1024, whole=True),
     "limits.confirm_above_usd": Number(0, 100_000),
+    "limits.call_cache": Size(0, 1024**5),
     "sandbox.memory": Size(256 * 1024**2, 1024**4),
     "sandbox.cpus": Number(0.1, 1024),
     "sandbox.pids": Number(32, 4096, whole=True),
@@ -143,6 +154,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "sandbox.image": Text(IMAGE, "must be the name of an image"),
     "sandbox.cache": Size(64 * 1024**2, 1024**5),
+    "sandbox.keep": Size(1024**2, 1024**5),
     "sandbox.runtime": Text(r"[A-Za-z0-9][A-Za-z0-9._-]*", "must be the name of a container runtime"),
     "allow": Texts(Text(r"[^\0]+", "must be a path"), re.escape(os.pathsep)),
     "data_source": Texts(SOURCE, ";", alone=True),
@@ -167,6 +179,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "timeout": "limits.timeout_s",
     "parallel": "limits.parallel",
     "confirm_above": "limits.confirm_above_usd",
+    "call_cache": "limits.call_cache",
     "memory": "sandbox.memory",
     "cpus": "sandbox.cpus",
     "pids": "sandbox.pids",
@@ -174,6 +187,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "image": "sandbox.image",
     "runtime": "sandbox.runtime",
     "cache": "sandbox.cache",
+    "keep": "sandbox.keep",
     "allow": "allow",
     "data_source": "data_source",
 }

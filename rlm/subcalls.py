@@ -2,22 +2,28 @@
 
 A batch keeps its order and its length; each prompt becomes a result of its own, and one that fails becomes
 the name and text of its error. Everything that runs, at all depths, shares one semaphore and one ledger;
-money is reserved just before a call is sent. It knows nothing of screens: it emits events.
+money is reserved just before a call is sent. With a cache, equal calls are sent once. It knows nothing of
+screens: it emits events.
 """
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from rlm.box.namespace import RequestRefused
+from rlm.call_cache import CallCache, Kept, call_key
 from rlm.errors import ConfigError, RlmError
 from rlm.events import Event, SubCallFinished, SubCallsFinished, SubCallsStarted, Usage
 from rlm.ledger import Ledger
-from rlm.models import ChatMessage, Model, estimate_tokens
+from rlm.models import ChatMessage, Model, ModelReply, estimate_tokens
 from rlm.protocol import SubCalls, pack_strings, unpack_strings
+from rlm.settings import ModelConfig
+
+T = TypeVar("T")
 
 SUB_OUTPUT_TOKENS = 8_192
 LEAST_OUTPUT_TOKENS = 256
@@ -31,18 +37,57 @@ class Child(Protocol):
     def __call__(self, query: str, context: str, *, depth: int) -> Awaitable[str]: ...
 
 
+class SingleFlight(Generic[T]):
+    """Of equal calls that are under way at once, runs one; the others get its result, or its failure.
+
+    When the one that runs is cancelled, one of the others takes over.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Future[T]] = {}
+
+    async def run(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of `call`, or of an equal one that is under way under the same `key`."""
+        while (running := self._running.get(key)) is not None:
+            await asyncio.wait([running])  # to give up waiting for it must not end it
+            if not running.cancelled():
+                return running.result()
+        running = self._running[key] = asyncio.get_running_loop().create_future()
+        try:
+            result = await call()
+        except Exception as failure:
+            running.set_exception(failure)
+            running.exception()  # perhaps nobody waits for it
+            raise
+        except BaseException:
+            running.cancel()
+            raise
+        else:
+            running.set_result(result)
+            return result
+        finally:
+            del self._running[key]
+
+
 @dataclass(slots=True)
 class SubCallServer:
-    """One for a question. `child` is None where recursion ends; then `rlm_query` is a plain sub-call."""
+    """One for a question. `child` is None where recursion ends; then `rlm_query` is a plain sub-call.
+
+    Without a `cache`, each call is sent, equal ones too.
+    """
 
     sub: Model
     choose: Callable[[str], Model]
     """The model that an alias or name stands for. Raises `ConfigError` when it is not allowed."""
+    settings: Callable[[str | None], ModelConfig]
+    """What is configured of that model, or of the sub model for None: equal calls are told by it."""
     ledger: Ledger
     parallel: int
     max_depth: int
     emit: Callable[[Event], None]
+    cache: CallCache | None = None
     child: Child | None = None
+    _flights: SingleFlight[Kept] = field(default_factory=SingleFlight)
     _gate: asyncio.Semaphore = field(init=False)
     _children: asyncio.Semaphore = field(init=False)
     _batches: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -65,9 +110,31 @@ class SubCallServer:
         except ConfigError as error:
             raise RequestRefused(str(error)) from None
         grows = recursive and self.child is not None and depth + 1 < self.max_depth
-        batch = _Batch(self, next(self._batches), model, depth, request.system, as_children=grows)
+        batch = _Batch(
+            self,
+            next(self._batches),
+            model,
+            self.settings(request.model),
+            depth,
+            request.system,
+            as_children=grows,
+        )
         results = await batch.run(pairs)
         return pack_strings(itertools.chain.from_iterable(results))
+
+
+@dataclass(slots=True)
+class _Call:
+    """One prompt of a batch: the call it comes to, and what became of it. `key` is empty without a cache."""
+
+    index: int
+    query: str
+    context: str
+    messages: Sequence[ChatMessage]
+    key: str = ""
+    started: float = field(default_factory=time.monotonic)
+    sent: bool = False
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(slots=True)
@@ -75,6 +142,7 @@ class _Batch:
     server: SubCallServer
     number: int
     model: Model
+    settings: ModelConfig
     depth: int
     system: str | None
     as_children: bool
@@ -84,47 +152,49 @@ class _Batch:
     async def run(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         started = time.monotonic()
         server = self.server
+        calls = [self._call(index, query, context) for index, (query, context) in enumerate(pairs)]
         server.emit(
             SubCallsStarted(
                 batch=self.number,
-                total=len(pairs),
+                total=len(calls),
                 model=self.model.name,
-                estimate_usd=self._estimate_usd(pairs),
+                estimate_usd=self._estimate_usd(calls),
                 depth=self.depth,
             )
         )
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._one(index, query, context, total=len(pairs)))
-                    for index, (query, context) in enumerate(pairs)
-                ]
+                tasks = [group.create_task(self._one(call, total=len(calls))) for call in calls]
         finally:
             server.emit(
                 SubCallsFinished(
                     batch=self.number,
-                    total=len(pairs),
-                    failed=self.failed + len(pairs) - self.done,
+                    total=len(calls),
+                    failed=self.failed + len(calls) - self.done,
                     duration_s=time.monotonic() - started,
                     depth=self.depth,
                 )
             )
         return [task.result() for task in tasks]
 
-    async def _one(self, index: int, query: str, context: str, *, total: int) -> tuple[str, str]:
-        usage = Usage()
+    def _call(self, index: int, query: str, context: str) -> _Call:
+        prompt = f"{query}\n\n{context}" if context else query
+        messages = [ChatMessage(role="system", content=self.system)] if self.system else []
+        messages.append(ChatMessage(role="user", content=prompt))
+        key = call_key(self.settings, messages) if self.server.cache and not self.as_children else ""
+        return _Call(index, query, context, messages, key)
+
+    async def _one(self, call: _Call, *, total: int) -> tuple[str, str]:
         error = ""
-        started = time.monotonic()
+        cached = False
         try:
             if self.as_children:
                 assert self.server.child is not None
                 async with self.server._children:
-                    text = await self.server.child(query, context, depth=self.depth + 1)
+                    text = await self.server.child(call.query, call.context, depth=self.depth + 1)
             else:
-                prompt = f"{query}\n\n{context}" if context else query
-                async with self.server._gate:
-                    started = time.monotonic()
-                    text, usage = await self._ask(prompt)
+                text = await self._answer(call)
+                cached = not call.sent
             result = ("ok", text)
         except RlmError as failure:
             error = str(failure)
@@ -134,21 +204,47 @@ class _Batch:
         self.server.emit(
             SubCallFinished(
                 batch=self.number,
-                index=index,
-                prompt=query[:HEAD_CHARS],
+                index=call.index,
+                prompt=call.query[:HEAD_CHARS],
                 reply=result[1][:HEAD_CHARS] if not error else "",
                 error=error,
-                usage=usage,
-                duration_s=time.monotonic() - started,
+                usage=call.usage,
+                duration_s=time.monotonic() - call.started,
                 done=self.done,
                 total=total,
+                cached=cached,
                 depth=self.depth,
             )
         )
         return result
 
-    async def _ask(self, prompt: str) -> tuple[str, Usage]:
-        messages = self._messages(prompt)
+    async def _answer(self, call: _Call) -> str:
+        """The reply: kept, from an equal call that is under way, or paid for now."""
+        cache = self.server.cache
+        if cache is None:
+            return (await self._send(call)).text
+        kept = await self.server._flights.run(call.key, functools.partial(self._find_or_send, call, cache))
+        if not call.sent:
+            cache.count_hit(call.key, kept.usage)
+        return kept.text
+
+    async def _find_or_send(self, call: _Call, cache: CallCache) -> Kept:
+        if kept := cache.find(call.key):
+            return kept
+        reply = await self._send(call)
+        # Nothing is awaited once the reply is there: what was paid for is kept before anybody gets it.
+        cache.keep(call.key, reply)
+        return Kept(reply.text, reply.usage)
+
+    async def _send(self, call: _Call) -> ModelReply:
+        async with self.server._gate:
+            call.started = time.monotonic()
+            reply = await self._paid(call.messages)
+        call.sent = True
+        call.usage = reply.usage
+        return reply
+
+    async def _paid(self, messages: Sequence[ChatMessage]) -> ModelReply:
         input_tokens = estimate_tokens(messages)
         model, ledger = self.model, self.server.ledger
         wanted = min(SUB_OUTPUT_TOKENS, model.max_output_tokens or SUB_OUTPUT_TOKENS)
@@ -157,26 +253,24 @@ class _Batch:
         reservation = ledger.reserve(
             model.name, input_tokens=input_tokens, output_tokens=limit, price=model.price, sub_call=True
         )
-        usage: Usage | None = None
+        reply: ModelReply | None = None
         try:
             reply = await model.complete(messages, max_output_tokens=limit)
-            usage = reply.usage
         finally:
             # A call that failed or was cancelled has no numbers; nothing is counted for it.
-            if usage is None:
+            if reply is None:
                 ledger.release(reservation)
             else:
-                ledger.settle(reservation, usage)
-        return reply.text, usage
+                ledger.settle(reservation, reply.usage)
+        return reply
 
-    def _messages(self, prompt: str) -> list[ChatMessage]:
-        head = [ChatMessage(role="system", content=self.system)] if self.system else []
-        return [*head, ChatMessage(role="user", content=prompt)]
-
-    def _estimate_usd(self, pairs: Sequence[tuple[str, str]]) -> float | None:
+    def _estimate_usd(self, calls: Sequence[_Call]) -> float | None:
         """What the batch will cost, if replies are a tenth as long as the limit; None when unpriced."""
-        price = self.model.price
+        price, cache = self.model.price, self.server.cache
         if price is None or self.as_children:
             return None
-        tokens = sum((len(query) + len(context)) // 4 + 1 for query, context in pairs)
-        return price.cost_usd(input_tokens=tokens, output_tokens=len(pairs) * SUB_OUTPUT_TOKENS // 10)
+        if cache:
+            by_key = {call.key: call for call in calls}
+            calls = [by_key[key] for key in cache.missing(by_key)]
+        tokens = sum((len(call.query) + len(call.context)) // 4 + 1 for call in calls)
+        return price.cost_usd(input_tokens=tokens, output_tokens=len(calls) * SUB_OUTPUT_TOKENS // 10)

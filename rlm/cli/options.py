@@ -103,6 +103,8 @@ def common(*, models: bool = False, config_help: str = "") -> Callable[[F], F]:
         def with_options(**given: Any) -> Any:
             names = ("model", "sub_model", "max_cost", "max_steps", "timeout")
             flags = {name: given.pop(name) for name in names if name in given}
+            if given.pop("no_cache", False):
+                flags["call_cache"] = 0
             config: str | None = given.pop("config")
             options = Options(
                 config=Path(config) if config else None,
@@ -138,6 +140,7 @@ _MODELS = [
     click.option("--max-cost", metavar="USD", help="What the question may cost."),
     click.option("--max-steps", metavar="N", help="How many steps it may take."),
     click.option("--timeout", metavar="S", help="How many seconds it may take."),
+    click.option("--no-cache", is_flag=True, help="Send every sub-call, and keep no reply."),
 ]
 _COMMON = [
     click.option(

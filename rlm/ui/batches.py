@@ -20,6 +20,7 @@ class Batch:
     started_s: float
     estimate_usd: float | None = None
     done: int = 0
+    cached: int = 0
     failed: int = 0
     first_error: str = ""
     usage: Usage = field(default_factory=Usage)
@@ -27,13 +28,16 @@ class Batch:
     def add(self, event: SubCallFinished) -> None:
         self.done += 1
         self.usage += event.usage
+        self.cached += event.cached
         if event.error:
             self.failed += 1
             self.first_error = self.first_error or event.error
 
     def summary(self, now_s: float) -> str:
-        """`40 calls to gpt-5-mini · 2 failed · 210k tok · $0.09 · 12s`."""
+        """`40 calls to gpt-5-mini · 12 cached · 2 failed · 210k tok · $0.09 · 12s`."""
         parts = [f"{plural(self.total, 'call')} to {visible_line(self.model)}"]
+        if self.cached:
+            parts.append(f"{count(self.cached)} cached")
         if self.failed:
             parts.append(f"{self.failed} failed")
         parts += [_tokens_text(self.usage), cost_text(self.usage), duration(now_s - self.started_s)]
@@ -77,14 +81,18 @@ class Batches:
             done, usage = self.singles.done, self.singles.usage
             return f"{plural(done, 'call')} · {_tokens_text(usage)} · {cost_text(usage)}"
         done, total = sum(batch.done for batch in batches), sum(batch.total for batch in batches)
+        cached = sum(batch.cached for batch in batches)
         parts = [f"{done}/{total} calls"]
+        if cached:
+            parts.append(f"{count(cached)} cached")
         if failed := sum(batch.failed for batch in batches):
             parts.append(f"{failed} failed")
         if done:
             usage = sum((batch.usage for batch in batches), Usage())
             elapsed_s = now_s - min(batch.started_s for batch in batches)
             parts += [_tokens_text(usage), cost_text(usage)]
-            parts.append(f"ETA {duration(max(1, round(elapsed_s / done * (total - done))))}")
+            if sent := done - cached:  # those that were not sent say nothing about the time
+                parts.append(f"ETA {duration(max(1, round(elapsed_s / sent * (total - done))))}")
         elif all(batch.estimate_usd is not None for batch in batches):
             parts.append(f"about {money(sum(batch.estimate_usd or 0.0 for batch in batches))}")
         return " · ".join(parts)
