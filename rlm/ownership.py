@@ -17,7 +17,8 @@ from rlm.log import read_small, sync_folder, write_small, writing
 FRAME = (".gitignore", "format", "owner", "lock")
 """The files that make a folder a state folder, in the order in which `reset` removes them."""
 
-_FORMAT = 1
+_FORMAT = 2
+"""Since 2, snapshots refer to blobs; what 1 wrote can be read."""
 _KEY_BYTES = 32
 _UNMARKED = "carries no mark of yours (it was copied, moved, or came with a repository)"
 
@@ -74,8 +75,8 @@ def _is_fresh(path: Path, *, create: bool) -> bool:
     return True
 
 
-def check_format(path: Path) -> None:
-    """Raises `StateError` when this version cannot read the folder."""
+def check_format(path: Path) -> int:
+    """The format of the folder. Raises `StateError` when this version cannot read it."""
     text = (read_small(path / "format") or b"").strip()
     if not text.isdigit():
         raise StateError(
@@ -87,6 +88,16 @@ def check_format(path: Path) -> None:
             f"It has format {int(text)}; this version knows formats up to {_FORMAT}.",
             hint="Upgrade, or name another folder with --state-dir.",
         )
+    return int(text)
+
+
+def raise_format(path: Path) -> None:
+    """Mark the folder as one of the present format, so that an earlier version refuses it from here on.
+
+    To be called before the first thing is written that an earlier version cannot read. Raises `StateError`.
+    """
+    if check_format(path) < _FORMAT:
+        write_small(path / "format", b"%d\n" % _FORMAT)
 
 
 def _doubts(path: Path) -> list[str]:

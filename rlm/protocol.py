@@ -33,6 +33,12 @@ WINDOW_BYTES = 1024 * 1024
 
 MAX_SAFE_INT = 2**53
 
+BLOBS = "/data/blobs"
+"""Where the container finds the blobs of a snapshot at `Restore`: files named by the sha256 in hex."""
+MAX_BLOBS = 100_000
+"""So many blobs one snapshot refers to; what is large beyond that stays in its stream."""
+DIGEST_BYTES = 32
+
 
 class ProtocolError(Exception):
     """The other side sent something that is not in this file. There is no recovery but to hang up."""
@@ -128,15 +134,23 @@ class RunCell(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TakeSnapshot(Message):
-    """Save the namespace. Answered by `Snapshot`, while cells go on."""
+    """Save the namespace. Answered by any number of `Blob`, `Snapshot`, `SnapshotReport`; cells go on.
+
+    Body: the sha256 of each blob that the host has, `DIGEST_BYTES` each. `max_bytes` bounds the stream and
+    all blobs it needs together: variables that do not fit, the largest first, are left out and named.
+    """
 
     tag: ClassVar[str] = "take_snapshot"
     request: int
+    max_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Restore(Message):
-    """Replace the namespace by a snapshot. Body: what `Snapshot` carried. Answered by `Restored`."""
+    """Replace the namespace by a snapshot. Body: what `Snapshot` carried. Answered by `Restored`.
+
+    The blobs it needs are files in `BLOBS`.
+    """
 
     tag: ClassVar[str] = "restore"
     request: int
@@ -290,8 +304,23 @@ class ReadHistory(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Blob(Message):
+    """A large value of the namespace, that the host does not have. Body: its bytes, of this sha256 in hex.
+
+    It is whole before the `Snapshot` that needs it is.
+    """
+
+    tag: ClassVar[str] = "blob"
+    request: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot(Message):
-    """The namespace, saved. Body: the bytes for a later `Restore`; empty when it could not be saved."""
+    """The namespace, saved. Body: the bytes for a later `Restore`; empty when it could not be saved.
+
+    A second one for the same request replaces the first.
+    """
 
     tag: ClassVar[str] = "snapshot"
     request: int
@@ -299,7 +328,11 @@ class Snapshot(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotReport(Message):
-    """Follows a `Snapshot` body. Body: JSON, `{"saved": [...], "skipped": [...], "sha256": ...}`."""
+    """Follows a `Snapshot` body. Body: JSON.
+
+    `sha256` of the stream, `blobs` it needs (`[[sha256, size in bytes], …]`, at most `MAX_BLOBS`), `skipped`
+    (`[[name, reason], …]`), `variables`, `took_s`; `reason` when not `ok`.
+    """
 
     tag: ClassVar[str] = "snapshot_report"
     request: int
@@ -308,7 +341,7 @@ class SnapshotReport(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Restored(Message):
-    """Answers `Restore`. Body: JSON, `{"restored": [...], "lost": [...]}`."""
+    """Answers `Restore`. Body: JSON, `{"restored": [name, …], "lost": [[name, reason], …]}` or `reason`."""
 
     tag: ClassVar[str] = "restored"
     request: int
@@ -395,6 +428,7 @@ FromWorker = (
     | SubCalls
     | LoadFile
     | ReadHistory
+    | Blob
     | Snapshot
     | SnapshotReport
     | Restored
@@ -427,6 +461,7 @@ FROM_WORKER: tuple[type[Message], ...] = (
     SubCalls,
     LoadFile,
     ReadHistory,
+    Blob,
     Snapshot,
     SnapshotReport,
     Restored,

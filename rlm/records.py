@@ -76,7 +76,11 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnUndone:
-    """This turn and all after it are out of the session, and so are the snapshots they left."""
+    """This turn and all after it are out of the session, and so are the snapshots they left.
+
+    What they cost, and what the user allowed to be read, stays. So do the documents: where those are to be
+    taken back too, a `DocumentsSet` comes before it, see `SessionView.to_take_back`.
+    """
 
     turn: int
 
@@ -92,7 +96,12 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotSaved:
-    """The namespace is in `snapshots/`, but for the variables `skipped`: pairs of name and reason."""
+    """The namespace is in `snapshots/`, but for the variables `skipped`: pairs of name and reason.
+
+    `size_bytes` is all that a restore reads, `written_bytes` what was not there before; `sha256` is that of
+    the file's payload. `waited_s` is how long the user waited for it, `created` as in `SessionStarted`. An
+    earlier version did not record the last three.
+    """
 
     generation: int
     turn: int
@@ -100,6 +109,9 @@ class SnapshotSaved:
     sha256: str
     skipped: tuple[tuple[str, str], ...]
     variables: tuple[Variable, ...]
+    written_bytes: int = 0
+    waited_s: float = 0.0
+    created: str = ""
 
 
 Record = (
@@ -195,11 +207,16 @@ _PARSERS: dict[object, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A finished turn: the question, the root model's messages in order, and how it ended."""
+    """A finished turn: the question, the root model's messages in order, and how it ended.
+
+    `before` and `after` are the documents at its beginning and end.
+    """
 
     question: str
     messages: tuple[MessageAdded, ...]
     ended: TurnEnded
+    before: DocumentsSet
+    after: DocumentsSet
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,6 +241,8 @@ class SessionView:
     next_turn: int = 1
     last_generation: int = 0
     _messages: list[MessageAdded] = field(default_factory=list)
+    _before: DocumentsSet = DocumentsSet(documents=(), active=None)
+    """The documents when `interrupted` began."""
 
     @classmethod
     def fold(cls, records: Iterable[Record]) -> "SessionView":
@@ -242,6 +261,7 @@ class SessionView:
                 self.consents.add(record.path)
             case TurnBegan():
                 self.interrupted = record
+                self._before = self._documents
                 self._messages.clear()
                 self._count(record.turn)
             case MessageAdded():
@@ -260,6 +280,40 @@ class SessionView:
             case _:
                 assert_never(record)
 
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The variables that the newest snapshot holds."""
+        if not self.snapshots:
+            return ()
+        skipped = dict(self.snapshots[-1].skipped)
+        return tuple(row for row in self.snapshots[-1].variables if row.name not in skipped)
+
+    @property
+    def last(self) -> TurnBegan | None:
+        """Number and question of the last turn, finished or not; None when there is no turn."""
+        if self.interrupted or not self.turns:
+            return self.interrupted
+        return TurnBegan(turn=self.turns[-1].ended.turn, question=self.turns[-1].question)
+
+    def to_take_back(self) -> tuple[Record, ...]:
+        """What has to be recorded, in order, to take back the last turn, finished or not.
+
+        Nothing when there is no turn. Documents that were loaded after it stay.
+        """
+        if self.last is None:
+            return ()
+        now = self._documents
+        before, after = (
+            (self._before, now) if self.interrupted else (self.turns[-1].before, self.turns[-1].after)
+        )
+        documents = before if now == after else _without(now, added=_paths(after) - _paths(before))
+        undone = TurnUndone(turn=self.last.turn)
+        return (undone,) if documents == now else (documents, undone)
+
+    @property
+    def _documents(self) -> DocumentsSet:
+        return DocumentsSet(documents=self.documents, active=self.active)
+
     def _begin_session(self, record: SessionStarted) -> None:
         self.session, self.created = record.session, record.created
         self.turns.clear()
@@ -277,6 +331,8 @@ class SessionView:
                 question=began.question if began else "",
                 messages=tuple(message for message in self._messages if message.turn == record.turn),
                 ended=record,
+                before=self._before if began else self._documents,
+                after=self._documents,
             )
         )
         self.interrupted = None
@@ -288,3 +344,16 @@ class SessionView:
 
     def _count(self, turn: int) -> None:
         self.next_turn = max(self.next_turn, turn + 1)
+
+
+def _paths(documents: DocumentsSet) -> set[object]:
+    return {row.get("path") for row in documents.documents}
+
+
+def _without(documents: DocumentsSet, *, added: set[object]) -> DocumentsSet:
+    """These documents but for those at the paths `added`."""
+    kept = tuple(row for row in documents.documents if row.get("path") not in added)
+    names = [str(row.get("name")) for row in kept]
+    active = documents.active or ""
+    stays = any(active == name or active.startswith(f"{name}/") for name in names)
+    return DocumentsSet(documents=kept, active=active if stays else next(iter(names), None))

@@ -6,10 +6,11 @@ to in the middle of a turn is mounted at the next cell boundary, which takes a n
 """
 
 import asyncio
-import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +18,28 @@ from pathlib import Path
 
 from rlm import protocol
 from rlm.answers import FailedSink, FileSink
+from rlm.blobs import Arriving
 from rlm.box.container import NOBODY, Box, BoxConfig, ensure_image, find_image, reap, with_deadline
 from rlm.box.engine_api import Engine
 from rlm.box.namespace import Namespace, Serve
-from rlm.box.results import CellResult
+from rlm.box.results import CellResult, SnapshotResult
 from rlm.box.wire import Sink
 from rlm.documents import Document, Mount, Nothing, mount_plan, require_readable_inside
 from rlm.errors import DocumentError, SandboxError, SandboxLost, StateError
 from rlm.events import Event, NamespaceSaved, Notice, Progress
+from rlm.log import writing
 from rlm.records import SnapshotSaved, Variable
 from rlm.settings import Config
-from rlm.snapshots import SnapshotWriter
+from rlm.snapshots import SnapshotInfo, SnapshotWriter
 from rlm.state import State
 from rlm.texts import Prepared, Text, prepare
 
 BUILD_S = 3600.0
 SLOW_CELL_S = 3.0
+LISTED_SKIPPED = 20
+ATTEMPTS = 4
+"""What a sandbox may send while it saves, as a multiple of what is kept: it tries again with less."""
+SLACK_BYTES = 64 * 1024**2
 
 
 @dataclass(slots=True)
@@ -68,6 +75,8 @@ class Sandbox:
     """The worker has to be told of documents; `_stale`: the container cannot see them all."""
     _stale: bool = False
     _told: set[str] = field(default_factory=set)
+    _skipped: set[tuple[str, str]] = field(default_factory=set)
+    """Name and reason of each variable that the model was told is not saved."""
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _background: "asyncio.Task[None] | None" = None
 
@@ -79,6 +88,8 @@ class Sandbox:
 
     async def start(self) -> None:
         """Start a container with the documents mounted and the last snapshot restored, unless one runs."""
+        if self._namespace is None:
+            await self._close_box()
         if self.running and self._stale:
             await self._replace()
             return
@@ -93,9 +104,10 @@ class Sandbox:
         engine = await self._ready_engine()
         await self.prepare()
         self._require_texts()
-        self._plan = self._plan_of(self.documents, texts=self.state.shown_texts())
+        blobs = Mount(source=self.state.blobs_folder(), target=protocol.BLOBS, is_dir=True)
+        self._plan = [blobs, *self._plan_of(self.documents, texts=self.state.shown_texts())]
         self._identities = {document.path: (document.device, document.inode) for document in self.documents}
-        self._changed = False
+        self._changed = self._stale = False
         self._box = await Box.start(engine, self._config_of(self._plan), self._tag, session=self.session)
         await self._open_namespace()
 
@@ -174,12 +186,34 @@ class Sandbox:
     async def close(self) -> None:
         if self._background:
             self._background.cancel()  # a turn that ended has saved already, and waited for this
-        box, self._box, self._namespace = self._box, None, None
-        if box:
-            await box.close()
+        await self._close_box()
         engine, self._engine = self._engine, None
         if engine:
             engine.close()
+
+    async def _close_box(self) -> None:
+        box, self._box, self._namespace = self._box, None, None
+        if box:
+            await box.close()
+
+    def discard(
+        self,
+        *,
+        documents: Sequence[Document],
+        active: str | None,
+        first_cell: int,
+        variables: tuple[Variable, ...],
+    ) -> None:
+        """Forget the namespace: the next cell gets a new container, with the newest snapshot on record.
+
+        `variables` are those that this is to bring.
+        """
+        if self._background:
+            self._background.cancel()
+        self._namespace = None
+        self.add_documents(documents, active=active)
+        self.first_cell, self.variables = first_cell, variables
+        self.notes.clear()
 
     async def child(self, serve: Serve, context: str) -> Namespace:
         """A fresh namespace in the same container, with `context` as its context."""
@@ -294,67 +328,76 @@ class Sandbox:
 
     # -- snapshots
 
-    async def save(self, turn: int) -> None:
-        """Save the namespace under this turn. What cannot be saved is told by an event, never raised."""
+    async def save(self, turn: int, *, waits: bool = True) -> None:
+        """Save the namespace under this turn. What cannot be saved is told by an event, never raised.
+
+        `waits`: the user waits for it.
+        """
         namespace, box = self._namespace, self._box
         if namespace is None or box is None or box.lost:
             return
+        started = time.monotonic()
         async with self._saving:
-            started = time.monotonic()
-            writers: list[SnapshotWriter] = []
-
-            def open_sink() -> Sink:
-                # Called again when a first attempt met something that cannot be saved.
-                for writer in writers:
-                    writer.abort()
-                writer = self.state.new_snapshot(
-                    turn,
-                    python=box.python,
-                    image=box.image,
-                    protocol=protocol.VERSION,
-                    dill=importlib.metadata.version("dill"),
-                )
-                writers[:] = [writer]
-                return FileSink(writer)
-
-            namespace.snapshot_sink = open_sink
             try:
-                result, sink = await namespace.snapshot()
-                if not result.ok or not isinstance(sink, FileSink):
-                    raise SandboxError("The namespace was not saved.", result.reason or "Nothing came back.")
-                if sink.error:
-                    raise sink.error
-                writer = writers[0]
-                if result.sha256 and writer.sha256 != result.sha256:
-                    raise SandboxError("The namespace was not saved.", "It did not arrive as it was sent.")
-                info = await asyncio.to_thread(writer.commit)
+                saved = await self._save(namespace, box, turn)
+                waited_s = time.monotonic() - started if waits else 0.0
+                self.variables = saved.variables
+                self.state.append(dataclasses.replace(saved, waited_s=waited_s))
             except (SandboxError, StateError) as error:
-                for writer in writers:
-                    with contextlib.suppress(StateError):
-                        writer.abort()
-                self.emit(Notice(text=f"{error.what} {error.why}"))
+                self.emit(Notice(text=f"The namespace was not saved. {error.what} {error.why}".strip()))
                 return
-            self.variables = tuple(Variable(**row) for row in result.variables)
-            self.state.append(
-                SnapshotSaved(
-                    generation=info.header.generation,
-                    turn=turn,
-                    size_bytes=info.size_bytes,
-                    sha256=writer.sha256,
-                    skipped=result.skipped,
-                    variables=self.variables,
-                )
-            )
+            self._tell_skipped(saved.skipped)
             self.emit(
                 NamespaceSaved(
-                    size_bytes=info.size_bytes, skipped=result.skipped, duration_s=time.monotonic() - started
+                    size_bytes=saved.size_bytes,
+                    skipped=saved.skipped,
+                    duration_s=time.monotonic() - started,
                 )
+            )
+
+    async def _save(self, namespace: Namespace, box: Box, turn: int) -> SnapshotSaved:
+        """Write a snapshot with the blobs it needs; returns what is to be recorded of it.
+
+        Raises `SandboxError` and `StateError`, and then nothing is left behind.
+        """
+        keep_bytes = self.config.sandbox.keep_bytes
+        incoming = _Incoming(self.state, turn=turn, box=box, limit_bytes=keep_bytes)
+        namespace.snapshot_sink, namespace.blob_sink = incoming.stream_sink, incoming.blob_sink
+        try:
+            have = await asyncio.to_thread(self.state.blobs.sizes)
+            result, sink = await namespace.snapshot(have=have, max_bytes=keep_bytes)
+            if not result.ok or sink is None or not result.sha256:
+                raise SandboxError("The sandbox could not do it:", f"{_why_not(result)}.")
+        except BaseException:
+            incoming.abort()
+            raise
+        # In a thread that goes on when nobody waits for it any more: whole, or nothing.
+        info, written_bytes = await asyncio.to_thread(incoming.commit, result)
+        return SnapshotSaved(
+            generation=info.header.generation,
+            turn=turn,
+            size_bytes=info.size_bytes + sum(size_bytes for _, size_bytes in info.blobs),
+            sha256=info.sha256,
+            skipped=result.skipped,
+            variables=tuple(Variable(**row) for row in result.variables),
+            written_bytes=written_bytes,
+            created=info.header.created,
+        )
+
+    def _tell_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Tell the model once of each variable that is not saved; the user reads it in `NamespaceSaved`."""
+        fresh = [f"{name} ({reason})" for name, reason in skipped if (name, reason) not in self._skipped]
+        self._skipped.update(skipped)
+        if fresh:
+            self.notes.append(
+                "Note: not saved with the namespace, so gone when the sandbox is started again: "
+                f"{', '.join(fresh[:LISTED_SKIPPED])}."
             )
 
     def _save_soon(self) -> None:
         """Save while the turn goes on; not while an earlier save is under way."""
         if self._background is None or self._background.done():
-            self._background = asyncio.create_task(self.save(self.turn))
+            self._background = asyncio.create_task(self.save(self.turn, waits=False))
 
     async def list_variables(self) -> None:
         """Bring `variables` up to date."""
@@ -368,15 +411,17 @@ class Sandbox:
 
     async def _open_namespace(self) -> None:
         assert self._box is not None
-        namespace = self._namespace = await self._box.open_namespace(self.serve)
+        namespace = await self._box.open_namespace(self.serve)
         namespace.cells_run = self.first_cell
         namespace.final_sink = self._final_sink
         await self._fill(namespace)
 
     async def _fill(self, namespace: Namespace) -> None:
         """Documents, then the newest snapshot that can be restored."""
+        self._namespace = None  # should this fail, nothing half filled may be used or saved
         await self._set_documents(namespace)
         await self._restore(namespace)
+        self._namespace = namespace
 
     async def _set_documents(self, namespace: Namespace) -> None:
         problems = await namespace.set_documents(self._specs(), self.active_text)
@@ -385,30 +430,61 @@ class Sandbox:
             self.notes.append(f"Note: {name!r} could not be loaded: {reason}")
 
     async def _restore(self, namespace: Namespace) -> None:
+        """Load the newest snapshot of the session that can be loaded; what is lost by that is told."""
         view = self.state.view()
-        recorded = {saved.generation: saved for saved in view.snapshots}
-        for info in self.state.snapshots(view):
-            if info.header.python != self._python:
-                self._tell(
-                    f"The snapshot of turn {info.header.turn} was made by Python {info.header.python}; the "
-                    f"sandbox has {self._python}, which cannot load it safely."
-                )
+        tried: set[int] = set()
+        problems: set[str] = set()
+        while info := next(
+            (info for info in self.state.snapshots(view) if info.header.generation not in tried), None
+        ):
+            tried.add(info.header.generation)
+            problem, not_loaded = await self._load(namespace, info)
+            if problem and problem in problems:
+                continue  # such as the Python version, which is that of all of them
+            if problem:
+                problems.add(problem)
+                self._tell(f"{info} could not be restored: {problem} Going back to the one before it.")
                 continue
-            try:
-                pieces: Iterator[bytes] = await asyncio.to_thread(self.state.read_snapshot, info)
-            except StateError as damaged:
-                self._tell(f"{damaged.what} {damaged.why} Going back to the snapshot before it.")
-                continue
-            report = await namespace.restore(pieces)
-            if "restored" not in report:
-                self._tell(f"A snapshot could not be restored: {report.get('reason', 'unknown')}.")
-                continue
-            saved = recorded[info.header.generation]
-            self.variables = saved.variables
-            lost = [f"{name} ({reason})" for name, reason in saved.skipped]
+            saved = next(saved for saved in view.snapshots if saved.generation == info.header.generation)
+            lost = dict((*saved.skipped, *not_loaded))
+            self.variables = tuple(row for row in saved.variables if row.name not in lost)
             if lost:
-                self._tell(f"Not restored, because it could not be saved: {', '.join(lost[:20])}.")
-            return
+                listed = [f"{name} ({reason})" for name, reason in lost.items()]
+                self._tell(f"Not restored: {', '.join(listed[:LISTED_SKIPPED])}.")
+            break
+        else:
+            self.variables = ()
+        restored = info.header.turn if info else 0
+        behind = [past.ended.turn for past in view.turns if past.ended.steps and past.ended.turn > restored]
+        if behind:
+            what = (
+                f"are those of turn {restored}, as no later snapshot" if info else "are gone, as no snapshot"
+            )
+            self._tell(f"The variables {what} is there to restore.")
+
+    async def _load(
+        self, namespace: Namespace, info: SnapshotInfo
+    ) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Load a snapshot into the namespace.
+
+        Returns why it could not be, empty when it could; and name and reason of what was left out then.
+        """
+        if info.header.python != self._python:
+            return (
+                f"it was made by Python {info.header.python}, and the sandbox has {self._python}, which "
+                "cannot load it safely."
+            ), ()
+        try:
+            pieces: Iterator[bytes] = await asyncio.to_thread(self.state.read_snapshot, info)
+        except StateError as damaged:
+            return f"{damaged.what} {damaged.why}", ()
+        report = await namespace.restore(pieces)
+        if "restored" in report:
+            return "", report["lost"]
+        damaged_blobs = await asyncio.to_thread(self.state.set_aside_damaged_blobs, info)
+        if damaged_blobs:
+            return f"{damaged_blobs:,} of the values that it needs were damaged on the disk.", ()
+        return f"{str(report.get('reason', 'unknown'))[:400].removesuffix('.')}.", ()
 
     @property
     def _python(self) -> str:
@@ -423,3 +499,108 @@ class Sandbox:
             return FileSink(self.state.new_answer(self.turn))
         except StateError as error:
             return FailedSink(error)
+
+
+def _why_not(result: SnapshotResult) -> str:
+    """Why there is no snapshot."""
+    if result.reason:
+        return result.reason.removesuffix(".")
+    name, reason = next(iter(result.skipped), ("", ""))
+    return f"{name}: {reason}" if name else "nothing came back"
+
+
+class _Incoming:
+    """A snapshot on its way from a sandbox to the disk: the stream and the blobs.
+
+    The sinks are asked for on the thread that reads the stream; what cannot be written takes everything and
+    is told at `commit`.
+    """
+
+    def __init__(self, state: State, *, turn: int, box: Box, limit_bytes: int) -> None:
+        self._state = state
+        self._turn = turn
+        self._box = box
+        self._limit_bytes = limit_bytes
+        self._stream: FileSink | FailedSink | None = None
+        self._blobs: Arriving | FailedSink | None = None
+        self._lock = threading.Lock()
+        self._over = False
+
+    def stream_sink(self) -> Sink:
+        """A fresh place for the stream: an earlier one met something that cannot be saved."""
+        with self._lock:
+            self._abort_stream()
+            try:
+                self._require_time()
+                with writing(self._state.path):
+                    writer = self._state.new_snapshot(
+                        self._turn,
+                        python=self._box.python,
+                        image=self._box.image,
+                        protocol=protocol.VERSION,
+                        dill=importlib.metadata.version("dill"),
+                        limit_bytes=self._limit_bytes + SLACK_BYTES,
+                    )
+                self._stream = FileSink(writer)
+            except StateError as error:
+                self._stream = FailedSink(error)
+            return self._stream
+
+    def blob_sink(self, digest: str) -> Sink:
+        """A place for a blob. Raises `ProtocolError` for one that cannot be."""
+        with self._lock:
+            if self._blobs is None:
+                try:
+                    self._require_time()
+                    limit_bytes = ATTEMPTS * self._limit_bytes + SLACK_BYTES
+                    self._blobs = self._state.new_blobs(limit_bytes=limit_bytes)
+                except StateError as error:
+                    self._blobs = FailedSink(error)
+            return self._blobs if isinstance(self._blobs, FailedSink) else self._blobs.sink(digest)
+
+    def _require_time(self) -> None:
+        if self._over:
+            raise StateError("Nobody waits for it any more.")
+
+    def commit(self, result: SnapshotResult) -> tuple[SnapshotInfo, int]:
+        """Put everything in its place, durably; returns the bytes that were written too.
+
+        Raises `SandboxError` and `StateError`, and then nothing is left behind.
+        """
+        try:
+            return self._commit(result)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _commit(self, result: SnapshotResult) -> tuple[SnapshotInfo, int]:
+        for sink in (self._blobs, self._stream):
+            if isinstance(sink, FailedSink | FileSink) and sink.error:
+                raise sink.error
+        writer = self._writer
+        if writer is None:
+            raise SandboxError("It did not arrive.")
+        if writer.sha256 != result.sha256:
+            raise SandboxError("It did not arrive as it was sent.")
+        needed = {digest for digest, _ in result.blobs}
+        written_bytes = self._blobs.commit(needed) if isinstance(self._blobs, Arriving) else 0
+        self._state.blobs.require(result.blobs)
+        info = writer.commit(result.blobs)
+        return info, written_bytes + info.size_bytes
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        with self._lock:
+            self._over = True
+            self._abort_stream()
+            if isinstance(self._blobs, Arriving):
+                self._blobs.abort()
+
+    @property
+    def _writer(self) -> SnapshotWriter | None:
+        file = self._stream.file if isinstance(self._stream, FileSink) else None
+        return file if isinstance(file, SnapshotWriter) else None
+
+    def _abort_stream(self) -> None:
+        if writer := self._writer:
+            writer.abort()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlm import memory
 from rlm.answers import write_answer
+from rlm.call_cache import CallCache
 from rlm.consent import Consent, paths_in_question
 from rlm.documents import Document
 from rlm.engine import Bounds, Engine, Outcome
@@ -67,6 +68,7 @@ class Session:
     _requests: CellRequests = field(init=False)
     _interrupted: bool = False
     _lines: LineCounts = field(init=False)
+    _calls: CallCache | None = field(init=False)
 
     def __post_init__(self) -> None:
         view = self.state.view()
@@ -87,6 +89,12 @@ class Session:
             asks=self.asks,
         )
         self._lines = LineCounts(self.state.texts(limit_bytes=self.config.sandbox.cache_bytes))
+        limit_bytes = self.config.limits.call_cache_bytes
+        self._calls = (
+            CallCache(self.state.cache_path, limit_bytes=limit_bytes, emit=self._emit)
+            if limit_bytes
+            else None
+        )
         self.sandbox = self._requests.sandbox = Sandbox(
             config=self.config,
             state=self.state,
@@ -95,7 +103,7 @@ class Session:
             documents=self.documents,
             active=view.active,
             session=view.session,
-            variables=view.snapshots[-1].variables if view.snapshots else (),
+            variables=view.variables,
             first_cell=sum(turn.ended.steps for turn in view.turns),
         )
 
@@ -134,6 +142,36 @@ class Session:
 
     # -- turns
 
+    def undo(self) -> int | None:
+        """Take back the last turn, finished or not; returns its number, None when there is none.
+
+        Documents, messages and answers are those of before it, and from the next question on the variables
+        too. What it cost, and what it was allowed to read, stays. Not for while a question is answered.
+        Raises `StateError`.
+        """
+        last = self.state.view().last
+        for record in self.state.view().to_take_back():
+            self.state.append(record)
+        if last is None:
+            return None
+        view = self.state.view()
+        self.documents = [Document.from_json(row) for row in view.documents]
+        self.sandbox.discard(
+            documents=self.documents,
+            active=view.active,
+            first_cell=sum(turn.ended.steps for turn in view.turns),
+            variables=view.variables,
+        )
+        return last.turn
+
+    def retry(self) -> str | None:
+        """Take back the last turn and return its question, to be asked again; None when there is none."""
+        last = self.state.view().last
+        if last is None or not last.question:
+            return None
+        self.undo()
+        return last.question
+
     async def ask(self, question: str) -> AsyncIterator[Event]:
         """Run one turn. The last `TurnFinished` of depth 0 carries the answer; saving goes on after it."""
         self._interrupted = False
@@ -159,7 +197,11 @@ class Session:
 
     async def close(self) -> None:
         self._lines.stop()
-        await self.sandbox.close()
+        try:
+            await self.sandbox.close()
+        finally:
+            if self._calls:
+                self._calls.close()
 
     async def _turn(self, question: str) -> None:
         started = time.monotonic()
@@ -194,10 +236,12 @@ class Session:
         self._requests.server = SubCallServer(
             sub=self.models.sub,
             choose=self.models.choose,
+            settings=self.config.named,
             ledger=ledger,
             parallel=limits.parallel,
             max_depth=limits.max_depth,
             emit=self._emit,
+            cache=self._calls,
             child=self._requests.child,
         )
 
@@ -307,15 +351,20 @@ class Session:
                 variables=self.sandbox.variables,
             )
         duration_s = time.monotonic() - t0
-        self._record_end(
-            turn,
-            ledger,
-            status=status,
-            duration_s=duration_s,
-            steps=outcome.steps,
-            answer=answer,
-            summary=summary,
-        )
+        try:
+            self._record_end(
+                turn,
+                ledger,
+                status=status,
+                duration_s=duration_s,
+                steps=outcome.steps,
+                answer=answer,
+                summary=summary,
+            )
+        except StateError as error:
+            # The answer is shown all the same; the turn stays one that was not finished.
+            problem = problem or error
+            status = problem.status
         self._emit(
             TurnFinished(
                 turn=turn,

@@ -1,9 +1,9 @@
 """The state folder: what is in it, what is written to it under its lock, and what of it is kept.
 
-The engine writes through a `State` whose lock it holds; `status` and `trace` read without one. Answers and
-snapshots appear whole under their names or not at all. Snapshots are opaque bytes: they come from the
-container and go back to it, and nothing on this side ever looks inside one. Whose the folder is,
-`rlm.ownership` tells; who holds it, `rlm.lock`.
+The engine writes through a `State` whose lock it holds; `status` and `trace` read without one. Answers,
+snapshots and blobs appear whole under their names or not at all. Snapshots and blobs are opaque bytes: they
+come from the container and go back to it, and nothing on this side ever looks inside one. Whose the folder
+is, `rlm.ownership` tells; who holds it, `rlm.lock`.
 """
 
 import contextlib
@@ -12,15 +12,26 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from rlm.blobs import DIGEST, Arriving, Blobs
 from rlm.lock import FolderLock, Holder, timestamp
 from rlm.log import Log, NewFile, sync_folder, writing
-from rlm.ownership import FRAME, check_format, claim
+from rlm.ownership import FRAME, check_format, claim, raise_format
 from rlm.records import MessageAdded, Record, SessionView, from_json, to_json
-from rlm.snapshots import Damaged, SnapshotHeader, SnapshotInfo, SnapshotWriter, file_name, inspect, payload
+from rlm.snapshots import (
+    LIMIT_BYTES,
+    Damaged,
+    SnapshotHeader,
+    SnapshotInfo,
+    SnapshotWriter,
+    file_name,
+    inspect,
+    payload,
+)
 from rlm.text_cache import TextCache, remove_cache
 
 _GENERATION = re.compile(r"(\d{6,})\.snap(\.corrupt)?")
@@ -32,7 +43,18 @@ _OURS_IN = {
     "shown": ("*.txt", "*.tmp"),
     "answers": ("*.txt", "*.tmp"),
     "snapshots": ("*.snap", "*.corrupt", "*.tmp"),
+    "blobs": (DIGEST, f"{DIGEST}.corrupt", "*.tmp"),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSizes:
+    """What the snapshots take on the disk. `blobs_bytes` is the total of all blobs, each counted once."""
+
+    snapshots: int
+    snapshots_bytes: int
+    blobs: int
+    blobs_bytes: int
 
 
 class State:
@@ -44,6 +66,7 @@ class State:
         self.events = Log(path / "events.jsonl")
         self.history_path = path / "history"
         self.cache_path = path / "cache.sqlite3"
+        self.blobs = Blobs(path / "blobs")
         self._lock = FolderLock(path)
         self._view: SessionView | None = None
         self._generation = 0
@@ -148,15 +171,38 @@ class State:
         folder.chmod(0o755)
         return folder
 
+    def blobs_folder(self) -> Path:
+        """The folder of the blobs, for the session's container to see."""
+        self._lock.require()
+        folder = self._make_folder("blobs")
+        with writing(folder):
+            folder.chmod(0o755)
+        return folder
+
+    def new_blobs(self, *, limit_bytes: int) -> Arriving:
+        """Begin to take in what a snapshot needs beside its payload, of at most `limit_bytes`."""
+        self.blobs_folder()
+        return self.blobs.begin(limit_bytes=limit_bytes)
+
     def new_snapshot(
-        self, turn: int, *, python: str, image: str, protocol: int, dill: str, keep: int = 10
+        self,
+        turn: int,
+        *,
+        python: str,
+        image: str,
+        protocol: int,
+        dill: str,
+        keep: int = 10,
+        limit_bytes: int = LIMIT_BYTES,
     ) -> SnapshotWriter:
         """Begin the next generation.
 
         Its commit leaves at most `keep`: the two newest whatever they are, and before them one of each turn
-        of this session, so that neither a long turn nor undone ones push out what earlier turns left.
+        of this session, so that neither a long turn nor undone ones push out what earlier turns left; and of
+        the blobs those that they need. `limit_bytes` is for the payload.
         """
         self._lock.require()
+        raise_format(self.path)
         folder = self._make_folder("snapshots")
         # The records too: a counter that began again could take another file for the one recorded.
         taken = [
@@ -175,14 +221,38 @@ class State:
             dill=dill,
         )
         path = folder / file_name(self._generation)
-        return SnapshotWriter(path, header, committed=lambda: self._prune(keep))
+        return SnapshotWriter(path, header, committed=lambda: self._prune(keep), limit_bytes=limit_bytes)
 
     def snapshots(self, view: SessionView | None = None) -> list[SnapshotInfo]:
         """The snapshots on disk, newest first; given a view, only those of that session.
 
-        Payloads are not read yet. What is damaged otherwise is left out, and with the lock held renamed
-        to `*.corrupt`.
+        Payloads and blobs are not read yet. What is damaged otherwise is left out, and with the lock held
+        renamed to `*.corrupt`. What lacks a blob is left out for as long as it does.
         """
+        found = self._whole(self._inspected())
+        return _belonging(found, view) if view else found
+
+    def snapshot_sizes(self) -> SnapshotSizes:
+        """What the snapshots take on the disk; needs no lock."""
+        sizes = []
+        for _, path in self._generations():
+            with contextlib.suppress(OSError):
+                sizes.append(path.lstat().st_size)
+        blobs = self.blobs.sizes()
+        return SnapshotSizes(
+            snapshots=len(sizes),
+            snapshots_bytes=sum(sizes),
+            blobs=len(blobs),
+            blobs_bytes=sum(blobs.values()),
+        )
+
+    def set_aside_damaged_blobs(self, info: SnapshotInfo) -> int:
+        """Read the blobs of a snapshot, and set the damaged ones aside; returns how many there were."""
+        self._lock.require()
+        return len(self.blobs.set_aside_damaged(digest for digest, _ in info.blobs))
+
+    def _inspected(self) -> list[SnapshotInfo]:
+        """The snapshots on disk, newest first, whether their blobs are there or not."""
         found = []
         for _, path in sorted(self._generations(), reverse=True):
             try:
@@ -193,7 +263,12 @@ class State:
                 continue
             else:
                 found += [info] if info else []
-        return _belonging(found, view) if view else found
+        return found
+
+    def _whole(self, found: list[SnapshotInfo]) -> list[SnapshotInfo]:
+        """Those of which all blobs are there, each of its size."""
+        sizes = self.blobs.sizes()
+        return [info for info in found if all(sizes.get(digest) == size for digest, size in info.blobs)]
 
     def read_snapshot(self, info: SnapshotInfo) -> Iterator[bytes]:
         """The payload in chunks, once all of it was found to be intact.
@@ -254,12 +329,16 @@ class State:
                 path.rename(path.with_name(f"{path.name}.corrupt"))
 
     def _prune(self, keep: int) -> None:
-        found = self.snapshots()
-        kept = found[:2]
-        for info in _belonging(found[2:], self._current()):
+        found = self._inspected()
+        whole = self._whole(found)
+        kept = whole[:2]
+        for info in _belonging(whole[2:], self._current()):
             if len(kept) < keep and info.header.turn != kept[-1].header.turn:
                 kept.append(info)
         oldest = min((info.header.generation for info in kept), default=0)
+        # What lacks a blob may have it again with a later save.
+        lacking = _belonging([info for info in found if info not in whole], self._current())
+        kept += lacking[: max(0, keep - len(kept))]
         surplus = [info.path for info in found if info not in kept]
         surplus += [
             path for number, path in self._generations() if number < oldest and path.suffix == ".corrupt"
@@ -267,6 +346,9 @@ class State:
         for path in surplus:
             with contextlib.suppress(OSError):
                 path.unlink()
+        known = {info.path for info in found}
+        if all(path in known for _, path in self._generations() if path.suffix == ".snap"):
+            self.blobs.collect({digest for info in kept for digest, _ in info.blobs})
 
     def _current(self) -> SessionView:
         """The session, kept up to date while the lock is held."""

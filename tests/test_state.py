@@ -16,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlm import memory
+from rlm.documents import look
 from rlm.errors import StateError, StateLocked
 from rlm.events import Usage
 from rlm.records import (
@@ -33,6 +35,9 @@ from rlm.records import (
     from_json,
     to_json,
 )
+from rlm.scripted import ScriptedModel
+from rlm.session import Models, Session
+from rlm.settings import Config, ModelConfig
 from rlm.snapshots import SnapshotInfo
 from rlm.state import State
 
@@ -222,7 +227,7 @@ def test_a_folder_left_half_made_is_completed(tmp_path: Path, key_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("2\n", "later version"), ("", "not given"), ("one", "not given")]
+    ("content", "message"), [("3\n", "later version"), ("", "not given"), ("one", "not given")]
 )
 def test_another_format_is_refused(state: State, key_path: Path, content: str, message: str) -> None:
     (state.path / "format").write_text(content)
@@ -250,6 +255,19 @@ try:
 except StateError as error:
     print(error, "|", error.hint)
 """
+
+
+def test_a_folder_of_the_format_before_opens_and_is_marked_once_it_holds_more(
+    state: State, key_path: Path
+) -> None:
+    (state.path / "format").write_text("1\n")
+    older = State.open(state.path, create=False, key_path=key_path)
+    with older.lock():
+        older.append(ConsentGiven(path="/data"))
+        assert (state.path / "format").read_text() == "1\n"
+        snap(older)
+    assert (state.path / "format").read_text() == "2\n"
+    assert older.view().consents == {"/data"}
 
 
 def test_a_read_only_folder_can_be_read_and_says_why_it_cannot_be_written() -> None:
@@ -460,11 +478,18 @@ def test_a_planted_link_to_a_folder_is_not_written_through(held: State, tmp_path
 
 def test_a_snapshot_of_a_later_version_is_left_out_and_kept(held: State) -> None:
     later = snap(held).path
-    later.write_bytes(later.read_bytes().replace(b"rlm-snapshot 1", b"rlm-snapshot 2"))
+    later.write_bytes(later.read_bytes().replace(b"rlm-snapshot 2", b"rlm-snapshot 3"))
     for number in range(4):
         snap(held, turn=number, keep=2)
     assert [info.header.generation for info in held.snapshots()] == [5, 4]
     assert later.exists()
+
+
+def test_generations_are_ordered_by_number_whatever_the_clock_says(held: State) -> None:
+    infos = [snap(held, payload, turn=len(payload)) for payload in (b"first", b"second", b"last")]
+    for days, info in enumerate(infos):
+        os.utime(info.path, (1e9, 2e9 - 86_400 * days))
+    assert payloads(held) == [b"last", b"second", b"first"]
 
 
 def test_generations_rise_by_count_even_when_the_files_are_gone(state: State, key_path: Path) -> None:
@@ -508,7 +533,7 @@ def test_a_snapshot_counts_for_the_session_that_recorded_it(held: State) -> None
 
 
 SAVER = """
-import sys
+import hashlib, sys
 from pathlib import Path
 from rlm.state import State
 state = State.open(Path(sys.argv[1]), create=False, key_path=Path(sys.argv[2]))
@@ -516,10 +541,19 @@ with state.lock():
     for turn in range(1, 1000):
         with state.new_answer(turn) as answer:
             answer.write(b"a" * 100_000)
+        needed, arriving = [], state.new_blobs(limit_bytes=10_000_000)
+        for blob in (b"shared" * 10_000, b"of turn %d" % turn * 10_000):
+            digest = hashlib.sha256(blob).hexdigest()
+            needed.append((digest, len(blob)))
+            if digest not in state.blobs.sizes():
+                sink = arriving.sink(digest)
+                sink.write(blob)
+                sink.check()
+        arriving.commit({digest for digest, _ in needed})
         writer = state.new_snapshot(turn, python="3.11", image="i", protocol=1, dill="0.4.0")
         for _ in range(40):
             writer.write(b"x" * 8000)
-        print(writer.commit().header.generation, flush=True)
+        print(writer.commit(needed).header.generation, flush=True)
 """
 
 
@@ -535,6 +569,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_saved(state: State, key_pat
         with state.lock():
             assert list(state.path.rglob("*.tmp")) == []
             assert set(payloads(state)) <= {b"x" * 320_000}
+            assert [state.set_aside_damaged_blobs(info) for info in state.snapshots()] == [0] * len(
+                state.snapshots()
+            )
             newest = max((info.header.generation for info in state.snapshots()), default=0)
         assert newest >= max(acknowledged, default=0)
         assert {path.stat().st_size for path in state.path.glob("answers/*")} <= {100_000}
@@ -581,6 +618,8 @@ def test_a_full_disk_leaves_what_was_saved_and_nothing_else(state: State, key_pa
 
 def test_reset_removes_the_folder(state: State) -> None:
     with state.lock():
+        for name in ("a" * 64, f"{'b' * 64}.corrupt", f"{'c' * 64}.0123abcd.tmp"):
+            (state.blobs_folder() / name).write_bytes(b"x")
         state.append(ConsentGiven(path="/data"))
         state.events.append({"event": "Notice"})
         state.history_path.write_text("+hello\n")
@@ -599,7 +638,11 @@ def test_reset_spares_what_is_not_ours(state: State, key_path: Path, tmp_path: P
     (precious / "0001.txt").write_text("mine")
     (state.path / "notes.txt").write_text("mine")
     (state.path / "answers").symlink_to(precious)
-    assert state.reset() == ("answers", "notes.txt")
+    (precious / ("d" * 64)).write_text("mine")
+    (state.path / "blobs").symlink_to(precious)
+    assert state.reset() == ("answers", "blobs", "notes.txt")
+    (precious / ("d" * 64)).unlink()
+    (state.path / "blobs").unlink()
     assert names(precious) == ["0001.txt"]
     State.open(state.path, create=False, key_path=key_path)
     (state.path / "notes.txt").unlink()
@@ -624,6 +667,9 @@ ALL: list[Record] = [
         sha256="00",
         skipped=(("lock", "why"),),
         variables=(Variable(name="x", type="int", size="28 bytes"),),
+        written_bytes=5,
+        waited_s=0.25,
+        created="2026-01-02T03:04:06+00:00",
     ),
 ]
 
@@ -653,6 +699,15 @@ def test_a_record_comes_back_from_json_as_it_was(record: Record) -> None:
 )
 def test_a_record_of_another_kind_or_shape_is_skipped(fields: dict[str, Any]) -> None:
     assert from_json(fields) is None
+
+
+def test_a_snapshot_that_an_earlier_version_recorded_is_read() -> None:
+    fields = json.loads(json.dumps(to_json(ALL[-1])))
+    for name in ("written_bytes", "waited_s", "created"):
+        del fields[name]
+    record = from_json(fields)
+    assert isinstance(record, SnapshotSaved)
+    assert (record.generation, record.written_bytes, record.created) == (1, 0, "")
 
 
 def test_the_view_survives_the_disk(held: State, key_path: Path) -> None:
@@ -710,3 +765,121 @@ def test_a_fresh_session_keeps_documents_and_consents_only() -> None:
     assert (view.turns, view.snapshots, view.interrupted) == ([], [], None)
     assert (view.usage, view.by_model) == (Usage(), {})
     assert view.next_turn == 5
+
+
+# Taking a turn back
+
+
+def documents(*names: str, active: str | None = None) -> DocumentsSet:
+    rows = tuple({"name": name, "path": f"/data/{name}"} for name in names)
+    return DocumentsSet(documents=rows, active=active or next(iter(names), None))
+
+
+@pytest.mark.parametrize(
+    ("records", "taken_back"),
+    [
+        ([], []),
+        ([documents("a")], []),
+        ([documents("a"), *turn(1)], [TurnUndone(turn=1)]),
+        ([*turn(1), *turn(2), TurnUndone(turn=2)], [TurnUndone(turn=1)]),
+        ([*turn(1), TurnUndone(turn=1)], []),
+        # Not finished: it is the last one all the same.
+        ([*turn(1), TurnBegan(turn=2, question="?")], [TurnUndone(turn=2)]),
+        # Documents that came with the turn go with it, as do those that it left out.
+        (
+            [documents("a"), turn(1)[0], documents("a", "b", active="b"), *turn(1)[1:]],
+            [documents("a"), TurnUndone(turn=1)],
+        ),
+        (
+            [documents("a", "b"), turn(1)[0], documents("b"), *turn(1)[1:]],
+            [documents("a", "b"), TurnUndone(turn=1)],
+        ),
+        (
+            [documents("a"), turn(1)[0], documents("a", "b")],
+            [documents("a"), TurnUndone(turn=1)],
+        ),
+        # What the user loaded since then stays.
+        ([documents("a"), *turn(1), documents("a", "b")], [TurnUndone(turn=1)]),
+        (
+            [documents("a"), turn(1)[0], documents("a", "b"), *turn(1)[1:], documents("a", "b", "c")],
+            [documents("a", "c"), TurnUndone(turn=1)],
+        ),
+        (
+            [documents("a"), turn(1)[0], documents("a", "b"), *turn(1)[1:], documents("b", "c")],
+            [documents("c"), TurnUndone(turn=1)],
+        ),
+    ],
+)
+def test_what_it_takes_to_take_the_last_turn_back(records: list[Record], taken_back: list[Record]) -> None:
+    view = SessionView.fold(records)
+    assert list(view.to_take_back()) == taken_back
+    for record in taken_back:
+        view.add(record)
+    assert (view.interrupted, view.to_take_back() == tuple(taken_back)) == (None, not taken_back)
+
+
+@pytest.fixture
+def session(held: State) -> Session:
+    model = ScriptedModel("scripted", lambda messages: "")
+    config = Config(root=ModelConfig(model="scripted"), sub=ModelConfig(model="scripted"))
+    models = Models(root=model, sub=model, choose=lambda name: model)
+    return Session(config=config, state=held, models=models, cwd=held.path.parent)
+
+
+def test_undo_goes_back_turn_by_turn_to_documents_variables_and_messages(
+    session: Session, held: State, tmp_path: Path
+) -> None:
+    (tmp_path / "before.txt").write_text("before")
+    (tmp_path / "during.txt").write_text("during")
+    session.load([str(tmp_path / "before.txt")])
+    for record in turn(1):
+        held.append(record)
+    snap(held, turn=1)
+    held.append(turn(2)[0])
+    session.load([str(tmp_path / "during.txt")])
+    for record in turn(2)[1:]:
+        held.append(record)
+    held.append(ConsentGiven(path="/data/allowed"))
+    snap(held, turn=2)
+    spent = held.view().usage
+
+    assert session.undo() == 2
+    view = held.view()
+    assert [document.name for document in session.documents] == ["before.txt"]
+    assert (view.active, session.sandbox.active) == ("before.txt", "before.txt")
+    assert [Path(row["path"]) for row in view.documents] == [look(tmp_path / "before.txt").path]
+    assert {row["turn"] for row in memory.history(view)} == {1}
+    assert len(memory.conversation(view, compaction=True)) == 1
+    assert [info.header.turn for info in held.snapshots(view)] == [1]
+    assert [row.name for row in session.sandbox.variables] == ["x"]
+    assert (view.usage, "/data/allowed" in view.consents, view.next_turn) == (spent, True, 3)
+
+    assert session.undo() == 1
+    assert (held.view().turns, session.sandbox.variables) == ([], ())
+    assert [document.name for document in session.documents] == ["before.txt"]
+    assert session.undo() is None
+
+
+def test_retry_takes_back_the_last_turn_and_gives_its_question(session: Session, held: State) -> None:
+    assert session.retry() is None
+    for record in (*turn(1), TurnBegan(turn=2, question="and what else?")):
+        held.append(record)
+    assert session.retry() == "and what else?"
+    assert held.view().interrupted is None
+    assert session.retry() == "question 1?"
+    assert held.view().turns == []
+    assert session.retry() is None
+
+
+def test_undo_that_cannot_be_written_takes_nothing_back(session: Session, held: State) -> None:
+    for record in turn(1):
+        held.append(record)
+    log = held.path / "session.jsonl"
+    log.rename(log.with_name("away"))
+    log.mkdir()
+    with pytest.raises(StateError):
+        session.undo()
+    log.rmdir()
+    log.with_name("away").rename(log)
+    assert [past.ended.turn for past in held.view().turns] == [1]
+    assert session.undo() == 1

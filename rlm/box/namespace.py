@@ -8,13 +8,14 @@ Requests go to a `Serve` callable, each in a task of its own; a cell that ends t
 import asyncio
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rlm import protocol
 from rlm.box.results import CellResult, SnapshotResult
-from rlm.box.wire import MEMORY_BYTES, BytesSink, Sink, Wire
+from rlm.box.wire import BODY_LIMITS, MEMORY_BYTES, BytesSink, Sink, Wire
 from rlm.errors import RlmError, SandboxLost
 from rlm.protocol import LoadFile, Message, ProtocolError, ReadHistory, SubCalls
 
@@ -29,12 +30,22 @@ CONVERT_IDLE_S = 120.0
 """How long a converter may work without a word before it is taken for stuck."""
 TICK_S = 0.1
 OPEN_REQUESTS = 1000
+SNAPSHOT_BYTES = 8 * 1024**3
 
 T = TypeVar("T")
 
 Request = SubCalls | LoadFile | ReadHistory
 Serve = Callable[[Request, bytes], Awaitable[bytes]]
 """Answers a request: the body of the reply. An exception becomes the reason that the cell reads."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Saving:
+    """A snapshot under way: places for its bytes, and the one where they are once all have come."""
+
+    open_stream: Callable[[], Sink]
+    open_blob: Callable[[str], Sink]
+    sink: Sink | None = None
 
 
 class Keeper(Protocol):
@@ -80,7 +91,10 @@ class _Question:
 
 
 class Namespace:
-    """Made by `Box.open_namespace`. `final_sink` and `snapshot_sink` name places for the large bodies."""
+    """Made by `Box.open_namespace`.
+
+    `final_sink`, `snapshot_sink` and `blob_sink` (given the digest) name places for the large bodies.
+    """
 
     def __init__(self, channel: int, wire: Wire, *, serve: Serve, cell_timeout_s: float) -> None:
         self.channel = channel
@@ -91,7 +105,7 @@ class Namespace:
         self._cell: _Cell | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._open: dict[int, _Question] = {}
-        self._snapshots: dict[int, Sink | None] = {}
+        self._snapshots: dict[int, _Saving] = {}
         self._numbers = itertools.count(1)
         self._keeper: Keeper | None = None
         self._heard = 0.0
@@ -100,6 +114,7 @@ class Namespace:
         self._kill_sent = False
         self.final_sink: Callable[[], Sink] = BytesSink
         self.snapshot_sink: Callable[[], Sink] = BytesSink
+        self.blob_sink: Callable[[str], Sink] = lambda digest: BytesSink()
         self.cells_run = 0
 
     # -- what the host can ask of it
@@ -160,29 +175,38 @@ class Namespace:
             # What it waits for will not come; it is told so, threads of it included.
             self._drop_requests()
 
-    async def snapshot(self) -> tuple[SnapshotResult, Sink | None]:
-        """Save the namespace; the bytes go to a fresh `snapshot_sink`. Cells may run meanwhile."""
-        asked: list[int] = []
+    async def snapshot(
+        self, *, have: Iterable[str] = (), max_bytes: int = SNAPSHOT_BYTES
+    ) -> tuple[SnapshotResult, Sink | None]:
+        """Save the namespace, up to `max_bytes`; cells may run meanwhile.
+
+        The bytes go to a fresh `snapshot_sink`, those of each blob that is not in `have` to a `blob_sink`.
+        """
+        saving = _Saving(self.snapshot_sink, self.blob_sink)
 
         def take(number: int) -> Message:
-            asked.append(number)
-            self._snapshots[number] = None
-            return protocol.TakeSnapshot(request=number)
+            # It stays until the report is here, even when nobody waits for that any more.
+            self._snapshots[number] = saving
+            return protocol.TakeSnapshot(request=number, max_bytes=max_bytes)
 
-        try:
-            result = await self._ask(
-                take, (), _snapshot_result, otherwise="The namespace was not saved.", seconds=RESTORE_S
-            )
-        finally:
-            sink = self._snapshots.pop(asked[0], None)
-        return result, sink
+        result = await self._ask(
+            take,
+            _pieces(b"".join(map(bytes.fromhex, have))),
+            _saved,
+            otherwise="The sandbox does not react.",
+            seconds=RESTORE_S,
+        )
+        return result, saving.sink
 
     async def restore(self, pieces: Iterable[bytes]) -> dict[str, Any]:
-        """Load a snapshot. Returns the worker's report; `reason` in it says why nothing was restored."""
+        """Load a snapshot. Returns the worker's report.
+
+        `reason` in it says why nothing was restored; `lost` holds name and reason of what was not.
+        """
         return await self._ask(
             lambda number: protocol.Restore(request=number),
             pieces,
-            lambda _, report: dict(report.items()),
+            lambda _, report: {**report, "lost": _pairs(report.get("lost", ()))},
             otherwise="The namespace was not restored.",
             seconds=RESTORE_S,
         )
@@ -236,11 +260,13 @@ class Namespace:
     # -- what arrives; called on the loop, in order
 
     def open_sink(self, message: Message) -> Sink | None:
-        """On the reading thread: a place for the body of `message`."""
+        """On the reading thread: a place for the body of `message`. Raises `ProtocolError`."""
         if isinstance(message, protocol.Final):
             return self.final_sink()
         if isinstance(message, protocol.Snapshot):
-            return self.snapshot_sink()
+            return self._saving(message).open_stream()
+        if isinstance(message, protocol.Blob):
+            return self._saving(message).open_blob(message.sha256)
         if isinstance(message, protocol.Part) and self._keeper:
             return _Heard(self._keeper.begin(message), self)
         return None
@@ -261,17 +287,19 @@ class Namespace:
             case protocol.CellDone():
                 self._cell_done(message, _bytes(sink))
             case protocol.Snapshot():
-                if message.request not in self._snapshots:
-                    raise ProtocolError("snapshot: nobody asked")
-                self._snapshots[message.request] = sink
+                self._saving(message).sink = sink
+            case protocol.Blob():
+                self._saving(message)
             case protocol.Part() | protocol.Skipped() | protocol.ItemDone():
                 self._keep(message)
             case protocol.Done() | protocol.SnapshotReport() | protocol.Restored() | protocol.Converted():
                 waiting = self._open.pop(message.request, None)
                 if waiting is None:
                     raise ProtocolError(f"{message.tag}: nobody asked")
+                self._snapshots.pop(message.request, None)
                 ok = message.ok if isinstance(message, protocol.SnapshotReport | protocol.Restored) else True
-                waiting.settle(ok, protocol.json_body(_bytes(sink) or b"{}"))
+                limit = BODY_LIMITS[protocol.SnapshotReport.tag]
+                waiting.settle(ok, protocol.json_body(_bytes(sink) or b"{}", most_bytes=limit))
             case protocol.SubCalls() | protocol.LoadFile() | protocol.ReadHistory():
                 self._take_request(message, _bytes(sink))
             case protocol.Ack():
@@ -285,6 +313,7 @@ class Namespace:
         for waiting in self._open.values():
             waiting.settle(False, {"reason": f"the worker died ({message.reason})"})  # noqa: FBT003
         self._open.clear()
+        self._snapshots.clear()
         if self._cell and not self._cell.done.done():
             self._cell.done.set_result(
                 CellResult(
@@ -317,6 +346,11 @@ class Namespace:
             if now > self._kill_at and not self._kill_sent:
                 self._kill_sent = True
                 self._wire.send(0, protocol.Kill(worker=self.channel))
+
+    def _saving(self, message: protocol.Snapshot | protocol.Blob) -> _Saving:
+        if message.request not in self._snapshots:
+            raise ProtocolError(f"{message.tag}: nobody asked")
+        return self._snapshots[message.request]
 
     def _running(self, number: int) -> _Cell:
         if self._cell is None or self._cell.number != number or self._cell.done.done():
@@ -465,14 +499,27 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _snapshot_result(ok: bool, report: Any) -> SnapshotResult:  # noqa: FBT001
+def _saved(ok: bool, report: Any) -> SnapshotResult:  # noqa: FBT001
+    blobs = tuple((str(digest), size) for digest, size in report.get("blobs", ()))
+    if len(blobs) > protocol.MAX_BLOBS or not all(
+        re.fullmatch("[0-9a-f]{64}", digest) and type(size) is int and 0 <= size <= protocol.MAX_SAFE_INT
+        for digest, size in blobs
+    ):
+        raise ValueError("blobs that cannot be")
     return SnapshotResult(
         ok=ok,
         reason=str(report.get("reason", ""))[:400],
         sha256=str(report.get("sha256", "")),
-        skipped=tuple((str(name)[:200], str(reason)[:400]) for name, reason in report.get("skipped", ())),
+        skipped=_pairs(report.get("skipped", ())),
         variables=tuple(map(_variable, report.get("variables", ()))),
+        blobs=blobs,
+        took_s=float(report.get("took_s", 0)),
     )
+
+
+def _pairs(rows: Any) -> tuple[tuple[str, str], ...]:
+    """Names and reasons."""
+    return tuple((str(name)[:200], str(reason)[:400]) for name, reason in rows)
 
 
 def _variable(row: Any) -> dict[str, str]:

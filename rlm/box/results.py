@@ -66,10 +66,15 @@ class CellResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotResult:
-    """`skipped` holds name and reason of each value that could not be saved."""
+    """`skipped` holds name and reason of each value that could not be saved.
+
+    `blobs` are digest and size in bytes of each large value that it needs.
+    """
 
     ok: bool
     reason: str = ""
     sha256: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
     variables: tuple[dict[str, Any], ...] = ()
+    blobs: tuple[tuple[str, int], ...] = ()
+    took_s: float = 0.0

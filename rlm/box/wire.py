@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlm import protocol
 from rlm.errors import SandboxLost
@@ -38,11 +38,12 @@ BODY_LIMITS: dict[str, int] = {
     protocol.Hello.tag: MiB,
     protocol.Done.tag: MiB,
     protocol.CellDone.tag: MiB,
-    protocol.SnapshotReport.tag: MiB,
+    protocol.SnapshotReport.tag: 16 * MiB,  # it lists up to `protocol.MAX_BLOBS` blobs
     protocol.Restored.tag: MiB,
     protocol.SubCalls.tag: 256 * MiB,
     protocol.Final.tag: 4096 * MiB,
     protocol.Snapshot.tag: 16384 * MiB,
+    protocol.Blob.tag: 16384 * MiB,
     protocol.Part.tag: 16 * 1024 * 1024 * MiB,  # what is kept of it, the sink decides
 }
 MEMORY_BYTES = 512 * MiB
@@ -53,6 +54,16 @@ class Sink(Protocol):
     """Where a large body goes. Called from the reading thread; `write` keeps its errors to itself."""
 
     def write(self, data: bytes) -> None: ...
+
+
+@runtime_checkable
+class CheckingSink(Sink, Protocol):
+    """A sink that is told, on the reading thread, when all has come.
+
+    `check` raises `ProtocolError` when that is not what was announced.
+    """
+
+    def check(self) -> None: ...
 
 
 class BytesSink:
@@ -301,6 +312,8 @@ class Wire:
             self._in_memory -= body.size_bytes
 
     def _hand_over(self, channel: int, message: Message, sink: Sink) -> None:
+        if isinstance(sink, CheckingSink):
+            sink.check()
         if isinstance(message, protocol.RolledBack):
             # In the reading thread, so that no later frame of the same number meets a dead one's remains.
             self._forget(message.worker)
