@@ -6,13 +6,19 @@ from types import FunctionType
 from typing import Any
 
 _METHODS = (FunctionType, property, classmethod, staticmethod)
+_NEW = ("_new_member_", "__new_member__")
+"""Where the enum module puts a `__new__` of the class."""
 
 
 def reduce(cls: enum.EnumMeta) -> tuple[Any, ...]:
     """How to make the class again: metaclass, name, bases, members, and what else was written in its body."""
     found: Mapping[str, Any] = cls.__members__
     members = {name: member.value for name, member in found.items()}
-    body = {name: value for name, value in vars(cls).items() if name not in members and _is_ours(value)}
+    left_out = {*members, *_NEW}
+    body = {name: value for name, value in vars(cls).items() if name not in left_out and _is_ours(value)}
+    made_by = vars(cls).get(_NEW[0])
+    if _is_ours(made_by):
+        body["__new__"] = made_by
     body["__doc__"] = cls.__doc__
     return make, (type(cls), cls.__name__, cls.__qualname__, cls.__bases__, members, body)
 

@@ -85,7 +85,7 @@ class Link:
 
     def number_bodies_apart(self, request: int) -> None:
         """This process is a helper that sends beside its worker: their bodies must not share numbers."""
-        self._bodies = itertools.count(HELPER_BODIES + request % 2**20 * 1024)
+        self._bodies = itertools.count(HELPER_BODIES + request % 2**11 * 2**20)
 
     def note(self, **fields: object) -> None:
         """Tell the supervisor something; it goes no further."""

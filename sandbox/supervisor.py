@@ -19,6 +19,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from types import ModuleType
 from typing import NoReturn
 
@@ -72,7 +73,7 @@ class Supervisor:
         self._main_module = main_module
         self._children: dict[int, Child] = {}
         self._reader = FrameReader()
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[bytes | memoryview] = deque()
         self._outbox_bytes = 0
         self._oom_kills = oom_kills()
         # The stream moves to descriptors that no child keeps; 0, 1 and 2 lead nowhere.
@@ -223,19 +224,21 @@ class Supervisor:
             self._outbox_bytes += len(frame)
 
     def _flush(self) -> None:
+        """Write what the pipe takes, without copying what it does not take yet."""
         while self._outbox:
-            several = [self._outbox.popleft() for _ in range(min(len(self._outbox), FRAMES_AT_ONCE))]
-            data = several[0] if len(several) == 1 else b"".join(several)
             try:
-                written = os.write(self._stdout, data)
+                written = os.writev(self._stdout, list(islice(self._outbox, FRAMES_AT_ONCE)))
             except BlockingIOError:
-                written = 0
+                return
             except OSError:
                 os._exit(0)
             self._outbox_bytes -= written
-            if written < len(data):
-                self._outbox.appendleft(data[written:])
-                return
+            while written:
+                first = self._outbox.popleft()
+                if written < len(first):
+                    self._outbox.appendleft(memoryview(first)[written:])
+                    break
+                written -= len(first)
 
     # -- workers
 

@@ -15,14 +15,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rlm import protocol
-from sandbox import builtin_names, cell, snapshot
+from sandbox import blobs, builtin_names, cell, snapshot
+from sandbox.blobs import BlobReader, BlobWriter, Pins
 from sandbox.interrupts import Interrupts
 from sandbox.link import BodyWriter, Link
 from sandbox.output import Capture, Output, shorten
@@ -31,7 +33,10 @@ from sandbox.workspace import Workspace
 WAKE = signal.SIGUSR2
 """From the supervisor to a checkpoint: the original is dead, go on in its place."""
 
+SAVED, REPORTED = b"s", b"r"
 SNAPSHOT_SECONDS = 300
+SNAPSHOT_RECURSION = 10_000
+"""Of the C pickler: two or more for each level of nesting. A stack of 8 MB holds it."""
 THREAD_STACK_BYTES = 2 * 1024 * 1024
 CELL_FILES, ALL_FILES = 768, 1024
 LISTED_VARIABLES = 500
@@ -68,6 +73,7 @@ class Worker:
             memory_bytes=limits.memory_bytes,
         )
         self._builtins = builtin_names.save()
+        self._pins = Pins()
         self._twin = 0
 
     def run(self) -> NoReturn:
@@ -80,6 +86,7 @@ class Worker:
         self._set_limits(in_cell=False)
         self._link.send(protocol.Ready())
         while True:
+            self._pins.drop_unused()
             self._renew_twin()
             message, data = self._link.next()
             match message:
@@ -95,7 +102,7 @@ class Worker:
                     variables = self._workspace.describe_variables()[:LISTED_VARIABLES]
                     self._link.send(protocol.Done(request=message.request), _json(variables))
                 case protocol.TakeSnapshot():
-                    self._take_snapshot(message.request)
+                    self._take_snapshot(message, data)
                 case protocol.Restore():
                     self._restore(message.request, data)
                 case protocol.Convert():
@@ -204,69 +211,97 @@ class Worker:
 
     # -- snapshots
 
-    def _take_snapshot(self, request: int) -> None:
+    def _take_snapshot(self, message: protocol.TakeSnapshot, have: bytes) -> None:
+        """Fork a process that saves; `have` are the digests of the blobs that the host has."""
+        values, references = self._workspace.to_save()
+        pins = self._pins.take(values.values(), but={id(obj) for obj, _ in references})
         alive, told = os.pipe()
+        digests = os.memfd_create("digests")
         try:
             child = _fork()
         except OSError as error:
-            os.close(alive)
-            os.close(told)
-            self._report_failure(request, f"no process could be made to write it: {error}")
+            for descriptor in (alive, told, digests):
+                os.close(descriptor)
+            self._report_failure(message.request, f"no process could be made to write it: {error}")
             return
         if child == 0:
-            os.setsid()
-            self._link.number_bodies_apart(request)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SNAPSHOT_SECONDS)
+            self._become_saver(message.request)
             try:
-                self._write_snapshot(request)
-                os.write(told, b"k")
+                writer = self._blob_writer(message.request, have)
+                self._write_snapshot(message, values, references, writer)
+                os.pwrite(digests, blobs.hashed(pins), len(SAVED))
+                os.pwrite(digests, SAVED, 0)
             finally:
                 os._exit(0)
         os.close(told)
         self._link.note(helper=child)
 
         def ended() -> None:
-            succeeded = bool(os.read(alive, 1))
+            # The checkpoint of this worker watches too, and looks once more when it takes over: how it ended
+            # stands where both can read it, and a failure that was reported is marked there.
+            how = os.pread(digests, len(SAVED), 0)
+            if how == SAVED:
+                blobs.learn(pins, os.pread(digests, os.fstat(digests).st_size, len(SAVED)))
+                with contextlib.suppress(ChildProcessError):  # it belongs to a life before a rollback
+                    os.waitpid(child, 0)
+            elif how != REPORTED:
+                os.pwrite(digests, REPORTED, 0)
+                self._report_failure(message.request, f"the process that wrote it {_end_of(child)}")
             os.close(alive)
-            with contextlib.suppress(ChildProcessError):  # it belongs to a life before a rollback
-                os.waitpid(child, 0)
-            if not succeeded:
-                reason = "the process that wrote it ran out of memory, crashed or hung"
-                self._report_failure(request, reason)
+            os.close(digests)
 
         self._link.watch(alive, ended)
 
-    def _write_snapshot(self, request: int) -> None:
+    def _become_saver(self, request: int) -> None:
+        os.setsid()
+        gc.disable()
+        sys.setrecursionlimit(SNAPSHOT_RECURSION)
+        self._link.number_bodies_apart(request)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SNAPSHOT_SECONDS)
+
+    def _blob_writer(self, request: int, have: bytes) -> BlobWriter:
+        def send(sha256: str, pieces: Iterable[bytes]) -> None:
+            self._link.send(protocol.Blob(request=request, sha256=sha256), pieces)
+
+        return BlobWriter(have, self._pins, send)
+
+    def _write_snapshot(
+        self,
+        message: protocol.TakeSnapshot,
+        values: dict[str, Any],
+        references: list[tuple[object, snapshot.Reference]],
+        writer: BlobWriter,
+    ) -> None:
+        started = time.monotonic()
+        body: BodyWriter | None = None
+
+        def begin() -> Callable[[bytes], None]:
+            nonlocal body
+            if body is not None:
+                body.close()  # an attempt that met something unpicklable; the next one replaces it
+            body = self._link.open_body(protocol.Snapshot(request=message.request))
+            return body.write
+
         try:
-            values, references = self._workspace.to_save()
-            body: BodyWriter | None = None
-
-            def begin() -> Callable[[bytes], None]:
-                nonlocal body
-                if body is not None:
-                    body.close()  # an attempt that met something unpicklable; the next one replaces it
-                body = self._link.open_body(protocol.Snapshot(request=request))
-                return body.write
-
-            sha256, skipped = snapshot.save(values, references, begin=begin)
+            saved = snapshot.save(values, references, begin=begin, writer=writer, max_bytes=message.max_bytes)
             if body is not None:
                 body.close()
-            self._link.send(
-                protocol.SnapshotReport(request=request, ok=True),
-                _json(
-                    {
-                        "sha256": sha256,
-                        "skipped": skipped[:200],
-                        "variables": self._workspace.describe_variables()[:LISTED_VARIABLES],
-                    }
-                ),
-            )
+            report = {
+                "sha256": saved.sha256,
+                "blobs": list(writer.needed.items()),
+                "skipped": saved.skipped[:200],
+                "variables": self._workspace.describe_variables()[:LISTED_VARIABLES],
+                "took_s": round(time.monotonic() - started, 3),
+            }
+            self._link.send(protocol.SnapshotReport(request=message.request, ok=True), _json(report))
         except Exception as error:
-            self._report_failure(request, f"{type(error).__name__}: {error}"[:300])
+            self._report_failure(message.request, f"{type(error).__name__}: {error}"[:300])
 
     def _report_failure(self, request: int, reason: str) -> None:
-        body = _json({"sha256": "", "skipped": [], "variables": [], "reason": reason})
+        body = _json(
+            {"sha256": "", "blobs": [], "skipped": [], "variables": [], "took_s": 0.0, "reason": reason}
+        )
         self._link.send(protocol.SnapshotReport(request=request, ok=False), body)
 
     def _restore(self, request: int, data: bytes) -> None:
@@ -275,7 +310,8 @@ class Worker:
         self._link.note(running=True)
         with self._model_code(Output(lambda text: None)):
             try:
-                report = self._workspace.restore(snapshot.load(data, self._workspace.resolve))
+                restored, lost = self._workspace.restore(data, BlobReader(protocol.BLOBS))
+                report = {"restored": restored[:LISTED_VARIABLES], "lost": lost[:LISTED_VARIABLES]}
                 ok = True
             except BaseException as error:
                 report = {"reason": f"{type(error).__name__}: {error}"[:300]}
@@ -300,6 +336,22 @@ def _fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return os.fork()
+
+
+def _end_of(child: int) -> str:
+    """How a process that saved came to its end, for the user to read."""
+    try:
+        _, status = os.waitpid(child, 0)
+    except ChildProcessError:
+        return "ended"
+    if not os.WIFSIGNALED(status):
+        return f"crashed (exit status {os.WEXITSTATUS(status)})"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGALRM:
+        return f"took more than {SNAPSHOT_SECONDS} s"
+    if number == signal.SIGKILL:
+        return "was killed, probably for lack of memory"
+    return f"crashed ({signal.strsignal(number)})"
 
 
 def _json(value: object) -> list[bytes]:

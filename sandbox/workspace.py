@@ -17,6 +17,7 @@ from rlm.protocol import LoadFile
 from rlm.text_probe import codec_name
 from sandbox import chunks as chunking
 from sandbox import search
+from sandbox.blobs import BlobReader
 from sandbox.cell import Finished
 from sandbox.documents import Document, text_lines
 from sandbox.final import FinalValue, as_final
@@ -25,7 +26,7 @@ from sandbox.library import Library
 from sandbox.link import Link, RequestFailed
 from sandbox.listing import Shown, describe, table
 from sandbox.output import SHOWN_CHARS, Output
-from sandbox.snapshot import Reference
+from sandbox.snapshot import Reference, load
 from sandbox.subcalls import SubCaller, SubCallError
 from sandbox.tables import Table, Tables
 from sandbox.textfile import DocumentSpec
@@ -174,15 +175,16 @@ class Workspace:
         }
 
     def describe_variables(self) -> list[dict[str, str]]:
-        return describe(self.variables())
+        """A row for each variable, and for `buffers` when there is something in them."""
+        buffers = {"buffers": self._state.buffers} if self._state.buffers else {}
+        return describe({**self.variables(), **buffers})
 
-    def to_save(self) -> tuple[dict[str, Any], dict[int, Reference]]:
+    def to_save(self) -> tuple[dict[str, Any], list[tuple[object, Reference]]]:
         """Values by name, and the objects saved by name only. A dot begins what is not a variable."""
-        references: dict[int, Reference] = {
-            id(value): ("helper", name) for name, value in self._helpers.items()
-        }
-        for name, text in self._library.opened().items():
-            references[id(text)] = ("document", name)
+        references: list[tuple[object, Reference]] = [
+            *((helper, ("helper", name)) for name, helper in self._helpers.items()),
+            *((text, ("document", name)) for name, text in self._library.opened().items()),
+        ]
         state = self._state
         return {
             **self.variables(),
@@ -201,7 +203,18 @@ class Workspace:
         except (KeyError, OSError, MemoryError):
             return None  # the document is gone; that was told when the documents were set
 
-    def restore(self, values: dict[str, Any]) -> dict[str, object]:
+    def restore(self, data: bytes, reader: BlobReader) -> tuple[list[str], list[tuple[str, str]]]:
+        """Load a snapshot; returns the names of variables, and of those lost, with reasons.
+
+        Raises whatever the snapshot raises, and leaves the namespace as it was.
+        """
+        before = dict(self.namespace)
+        try:
+            values, lost = load(data, self.resolve, reader, self.namespace)
+        except BaseException:
+            self.namespace.clear()
+            self.namespace.update(before)
+            raise
         state = self._state
         state.answers = values.pop(".answers", state.answers)
         state.buffers = values.pop(".buffers", state.buffers)
@@ -211,7 +224,7 @@ class Workspace:
             self._activate(active)
         self.namespace.update(values)
         self.restore_reserved()
-        return {"restored": list(values)[:500]}
+        return list(values), lost
 
     # -- documents, as a cell calls them
 

@@ -102,7 +102,10 @@ def _dead_pid() -> int:
     return process.pid
 
 
-async def test_reap_removes_what_the_dead_left_and_nothing_else(boxes: Boxes, tmp_path: Path) -> None:
+async def test_reap_removes_what_the_dead_left_and_nothing_else(
+    boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # other tests reap what is theirs
     ours = _labels(tmp_path, "test")
     made = {
         "live": boxes.engine.create(_spec(boxes, ours)),
@@ -110,7 +113,7 @@ async def test_reap_removes_what_the_dead_left_and_nothing_else(boxes: Boxes, tm
         "reused pid": boxes.engine.create(_spec(boxes, ours | {"rlm.started": "1"})),
         "no pid": boxes.engine.create(_spec(boxes, ours | {"rlm.pid": ""})),
         "other machine": boxes.engine.create(
-            _spec(boxes, ours | {"rlm.machine": "elsewhere", "rlm.pid": str(_dead_pid())})
+            _spec(boxes, ours | {"rlm.owner": "elsewhere", "rlm.pid": str(_dead_pid())})
         ),
     }
     try:

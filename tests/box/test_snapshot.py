@@ -1,16 +1,20 @@
 """The namespace saved and brought back: what survives, what is named as skipped, and what it may cost."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from rlm.box.results import SnapshotResult
 from rlm.box.wire import BytesSink
-from tests.box import Boxes, Guest, MiB, guest_of
+from rlm.protocol import BLOBS
+from tests.box import Boxes, Guest, MiB, Shared, guest_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -66,6 +70,7 @@ async def saved_and_restored(guest: Guest, code: str) -> AsyncIterator[Guest]:
             "(2024, Decimal('1.10'))",
         ),
         ("import functools; add = functools.partial(sum, start=5)", "add([1])", "6"),
+        ("deep = []\nfor _ in range(2_000): deep = [deep]", "len(deep)", "1"),
         ("add_buffer('found'); add_buffer({'a': 1})", "buffers", "['found', {'a': 1}]"),
         ("ask = llm_query; show = SHOW_VARS", "ask('q'), show is SHOW_VARS", "('re: q', True)"),
     ],
@@ -101,7 +106,7 @@ async def test_answers_and_outputs_come_back(guest: Guest) -> None:
     ("name", "code"),
     [
         ("numbers", "numbers = (n for n in range(3)); next(numbers)"),
-        ("deep", "deep = []\nfor _ in range(5000): deep = [deep]"),
+        ("deep", "deep = []\nfor _ in range(50_000): deep = [deep]"),
         ("match", "import re; match = re.match('a', 'a')"),
         ("thread", "import threading; thread = threading.Thread(target=print)"),
         ("nested", "nested = {'deep': [(n for n in 'ab')]}"),
@@ -161,17 +166,30 @@ async def test_value_that_hangs_while_saved_does_not_hold_up_cells(guest: Guest)
         await other.is_intact()
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["raise ValueError('no')", "os._exit(3)", "os.abort()", "raise SystemExit", "raise KeyboardInterrupt"],
-)
-async def test_snapshot_that_misbehaves_when_loaded_leaves_the_namespace_as_it_was(
+def misbehaving(how: str) -> str:
+    """Code that leaves a variable `bad` which does `how` when it is loaded."""
+    return (
+        f"import os\ndef arrive():\n    {how}\n"
+        "class Bad:\n    def __reduce__(self): return arrive, ()\nbad = Bad(); rest = [1]"
+    )
+
+
+@pytest.mark.parametrize("how", ["raise ValueError('no')", "raise SystemExit", "raise KeyboardInterrupt"])
+async def test_value_that_raises_when_loaded_costs_itself_only(guest: Guest, how: str) -> None:
+    await guest.shows(misbehaving(how))
+    _, data = await save(guest)
+    async with guest_of(guest.box) as other:
+        report = await other.namespace.restore([data])
+        assert [name for name, _ in report["lost"]] == ["bad"]
+        assert await other.shows("rest, 'bad' in globals()") == "([1], False)\n"
+        await other.is_intact(siblings=1)
+
+
+@pytest.mark.parametrize("how", ["os._exit(3)", "os.abort()"])
+async def test_snapshot_that_ends_the_process_when_loaded_leaves_the_namespace_as_it_was(
     guest: Guest, how: str
 ) -> None:
-    await guest.shows(
-        f"import os\ndef arrive():\n    {how}\n"
-        "class Bad:\n    def __reduce__(self): return arrive, ()\nbad = Bad()"
-    )
+    await guest.shows(misbehaving(how))
     _, data = await save(guest)
     async with guest_of(guest.box) as other:
         report = await other.namespace.restore([data])
@@ -220,11 +238,115 @@ async def test_cells_run_while_a_snapshot_is_taken(guest: Guest) -> None:
     await guest.is_intact()
 
 
-async def test_snapshot_larger_than_what_is_left_of_memory_is_saved_in_pieces(guest: Guest) -> None:
-    await guest.shows("text = 'x' * (150 << 20)")
-    result, data = await save(guest)
-    assert result.skipped == ()
-    assert len(data) > 150 * MiB
+@dataclass
+class Blobs:
+    """A folder of blobs that a container sees at `BLOBS`, as the host has one; what arrived since `clear`."""
+
+    folder: Path
+    arrived: list[str] = field(default_factory=list)
+
+    def sink(self, sha256: str) -> "BlobSink":
+        self.arrived.append(sha256)
+        return BlobSink(self.folder / sha256)
+
+    async def save(self, guest: Guest) -> tuple[SnapshotResult, bytes]:
+        self.arrived.clear()
+        guest.namespace.blob_sink = self.sink
+        have = [path.name for path in self.folder.iterdir()]
+        result, sink = await guest.namespace.snapshot(have=have)
+        assert result.ok, result
+        assert isinstance(sink, BytesSink)
+        return result, sink.data
+
+
+@dataclass
+class BlobSink:
+    path: Path
+
+    def write(self, data: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(data)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared_with_blobs(
+    boxes: Boxes, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Shared, Path]]:
+    folder = tmp_path_factory.mktemp("blobs")
+    folder.chmod(0o755)
+    for parent in (folder.parent, folder.parent.parent):
+        parent.chmod(0o755)
+    shared = Shared(boxes, mounts=((str(folder), BLOBS),))
+    yield shared, folder
+    await shared.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def with_blobs(shared_with_blobs: tuple[Shared, Path]) -> AsyncIterator[tuple[Guest, Blobs]]:
+    shared, folder = shared_with_blobs
+    async with guest_of(await shared.box()) as guest:
+        yield guest, Blobs(folder)
+    for path in folder.iterdir():
+        path.unlink()
+
+
+async def test_large_values_are_sent_once(with_blobs: tuple[Guest, Blobs]) -> None:
+    guest, blobs = with_blobs
+    await guest.shows("texts = [c * (1 << 20) for c in 'abc']; memory = bytearray(1 << 20); n = 1")
+    result, _ = await blobs.save(guest)
+    assert len(blobs.arrived) == 4
+    assert dict(result.blobs) == dict.fromkeys(blobs.arrived, MiB)
+    assert all(
+        hashlib.sha256((blobs.folder / name).read_bytes()).hexdigest() == name for name in blobs.arrived
+    )
+    for code, arrives in (("n = 2", 0), ("texts[0] += 'é'", 1), ("memory[3] = 1", 1), ("del texts[:]", 0)):
+        await guest.shows(code)
+        result, data = await blobs.save(guest)
+        assert len(blobs.arrived) == arrives, code
+        assert len(data) < 10_000
+    assert len(result.blobs) == 1
+
+
+async def test_large_values_come_back(with_blobs: tuple[Guest, Blobs]) -> None:
+    guest, blobs = with_blobs
+    await guest.shows("text = 'é' * (1 << 20); held = [text]; memory = bytearray(1 << 20); add_buffer(text)")
+    _, data = await blobs.save(guest)
+    async with guest_of(guest.box) as other:
+        report = await other.namespace.restore([data])
+        assert report["lost"] == ()
+        check = "held[0] is text is buffers[0], text == 'é' * (1 << 20), memory.append(1), len(memory)"
+        assert await other.shows(check) == "(True, True, None, 1048577)\n"
+        await blobs.save(other)
+        assert len(blobs.arrived) == 1
+
+
+async def test_snapshot_with_a_damaged_blob_is_refused_by_its_name(with_blobs: tuple[Guest, Blobs]) -> None:
+    guest, blobs = with_blobs
+    await guest.shows("text = 'a' * (1 << 20)")
+    _, data = await blobs.save(guest)
+    (blobs.folder / blobs.arrived[0]).write_bytes(b"b" * MiB)
+    async with guest_of(guest.box) as other:
+        report = await other.namespace.restore([data])
+        assert blobs.arrived[0] in report["reason"]
+        await other.is_intact(siblings=1)
+
+
+async def test_large_values_that_are_gone_take_no_memory(with_blobs: tuple[Guest, Blobs]) -> None:
+    """A container of 384 MiB: four times 120 MiB fit only if each is let go of when the next is made."""
+    guest, blobs = with_blobs
+    for letter in "abcd":
+        await guest.shows(f"text = '{letter}' * (120 << 20)")
+        result, _ = await blobs.save(guest)
+        assert [size_bytes for _, size_bytes in result.blobs] == [120 * MiB]
+        await guest.shows("del text")
+
+
+async def test_more_than_is_kept_is_left_out_and_named(guest: Guest) -> None:
+    await guest.shows("large = 'x' * (3 << 20); small = [1]")
+    result, _ = await guest.namespace.snapshot(max_bytes=MiB)
+    assert result.ok
+    assert result.skipped == (("large", "3.1 MB, more than is kept (sandbox.keep in config.json)"),)
+    assert result.blobs == ()
 
 
 async def test_report_lists_variables_with_type_and_size(guest: Guest) -> None:
