@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,15 +46,50 @@ class BoxConfig:
 
 
 async def with_deadline(call: Callable[..., T], *args: Any, seconds: float = CALL_S) -> T:
-    """Run a blocking call to the engine in a thread; a hung daemon costs a thread, not the program."""
+    """Run a blocking call to the engine in a thread; a hung daemon costs a thread, not the program.
+
+    Raises `SandboxError` when it does not come back, and when the connection ends meanwhile.
+    """
     try:
-        return await asyncio.wait_for(asyncio.to_thread(call, *args), seconds)
+        return await asyncio.wait_for(_in_thread(call, *args), seconds)
     except TimeoutError:
         raise SandboxError(
             "Docker does not react.",
             f"A call to it has not come back within {seconds:.0f} s.",
             hint="Restart Docker, then: rlm doctor",
         ) from None
+    except OSError as error:  # requests' errors are OSErrors: what a daemon that is stopped looks like
+        raise SandboxError(
+            "Docker went away while it was asked.",
+            f"{str(error)[:200]}.",
+            hint="Start Docker again, then: rlm doctor",
+        ) from None
+
+
+async def _in_thread(call: Callable[..., T], *args: Any) -> T:
+    """`asyncio.to_thread`, but in a thread that the end of the program does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # None only if the call returned it
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = call(*args)
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def ensure_image(
@@ -209,15 +245,17 @@ def _labels(state_dir: Path, session: str) -> dict[str, str]:
         "rlm.state": str(state_dir),
         "rlm.pid": str(os.getpid()),
         "rlm.started": _start_time(os.getpid()),
-        "rlm.machine": _machine(),
+        "rlm.owner": _owner(),
     }
 
 
-def _machine() -> str:
+def _owner() -> str:
+    """Whose processes can be seen from here: this boot of this machine, and this user and home."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return socket.gethostname()
+        machine = socket.gethostname()
+    return f"{machine} {os.getuid()} {Path.home()}"
 
 
 def _start_time(pid: int) -> str:
@@ -228,9 +266,9 @@ def _start_time(pid: int) -> str:
 
 
 def orphans(engine: Engine) -> list[dict[str, Any]]:
-    """Containers of this machine whose command is dead. Those of other machines are not ours to judge."""
+    """Containers of this user on this machine whose command is dead. Others are not ours to judge."""
     found = []
-    for container in engine.containers([f"{LABEL}=container", f"rlm.machine={_machine()}"]):
+    for container in engine.containers([f"{LABEL}=container", f"rlm.owner={_owner()}"]):
         labels = container["Labels"]
         pid = int(labels.get("rlm.pid", "0") or 0)
         if not _lives(pid, labels.get("rlm.started", "")):
