@@ -3,15 +3,17 @@
 import dataclasses
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlm import __version__
 from rlm.errors import ConfigError, RlmError, SandboxError
 from rlm.settings import Config, ModelConfig
 
 DISK_BYTES = 2 * 1024**3
+LISTED_CONTAINERS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,11 @@ def examine(load_config: Callable[[], Config], state_dir: Path) -> list[Check]:
     except ConfigError as error:
         checks.append(_failure("models", "configuration", error))
         config = None
-    checks += _sandbox(config)
+    try:
+        checks += _sandbox(config)
+    except (SandboxError, OSError):  # what the engine's client raises when the connection goes
+        gone = SandboxError("It went away while it was asked.", hint="Start Docker again, then: rlm doctor")
+        checks.append(_failure("sandbox", "Docker", gone))
     if config:
         checks += _model("root model", config.root, config)
         checks += _model("sub model", config.sub, config)
@@ -100,10 +106,20 @@ def _sandbox(config: Config | None) -> Iterator[Check]:
             area="sandbox",
             name="containers",
             status="warning",
-            found=f"{len(dead)} left by commands that died",
+            found=f"{len(dead)} left by commands that died: {_whose(dead)}",
             fix="The next chat or run removes them.",
         )
     engine.close()
+
+
+def _whose(containers: Sequence[Mapping[str, Any]]) -> str:
+    """The first few containers, with the state folder that each belongs to."""
+    named = []
+    for container in containers[:LISTED_CONTAINERS]:
+        folder = Path(container["Labels"].get("rlm.state", "?"))
+        named.append(f"{container['Id'][:12]} of {folder}{'' if folder.exists() else ' (deleted)'}")
+    more = len(containers) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def _model(name: str, model: ModelConfig, config: Config) -> Iterator[Check]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROMPT = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 PLAIN_PROMPT = "> "
+SHOWN_CHARS = 200
 
 
 @click.command(name="chat", short_help="Ask one question after another.")
@@ -121,7 +122,7 @@ class Chat:
             kept = f"{plural(len(view.turns), 'turn')}, {variables} kept"
             self.console.line(f"resuming session {view.session}: {kept}", style="dim")
         if view.interrupted:
-            self.console.note(f"the last turn was not finished: {view.interrupted.question[:200]}")
+            self.console.note(f"the last turn was not finished: {view.interrupted.question[:SHOWN_CHARS]}")
 
     def _reader(self) -> Callable[[], Awaitable[str]]:
         """Where lines come from: prompt-toolkit on a terminal, plain lines elsewhere."""
@@ -160,9 +161,22 @@ class Chat:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             self.console.note(f"there is no {name}{f'; did you mean {near[0]}?' if near else ''} (/help)")
             return
-        slash[0](self, argument.strip())
+        question = slash[0](self, argument.strip())
+        if question:
+            await self._ask(question)
 
-    # -- slash commands
+    def _show_taken_back(self, question: str | None) -> None:
+        """Which question it was, and what the namespace is now; None when there was none."""
+        if question is None:
+            self.console.note("there is no question to take back")
+            return
+        names = ", ".join(row.name for row in self.session.sandbox.variables)
+        snapshots = self.session.state.view().snapshots
+        now = f"as turn {snapshots[-1].turn} left them: {names}" if snapshots and names else "none"
+        self.console.line(f"taken back: {question[:SHOWN_CHARS]}")
+        self.console.line(f"variables {now}"[:SHOWN_CHARS])
+
+    # -- slash commands: what one returns is asked
 
     def help(self, _: str) -> None:
         """this list"""
@@ -205,12 +219,33 @@ class Chat:
             self.console.line(f"{model}: {usage_text(usage)}")
         self.console.line(f"session: {usage_text(view.usage)}")
 
+    def undo(self, _: str) -> None:
+        """take the last question back; variables and documents are those of before it"""
+        last = self.session.state.view().last
+        self.session.undo()
+        self._show_taken_back(last.question if last else None)
+
+    def retry(self, _: str) -> str | None:
+        """take the last question back and ask it again"""
+        question = self.session.retry()
+        self._show_taken_back(question)
+        return question
+
     def quit(self, _: str) -> None:
         """leave; the session is kept"""
         raise Leave
 
 
-COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[Chat, str], str | None], str]] = {
     f"/{method.__name__}": (method, (method.__doc__ or "").strip())
-    for method in (Chat.help, Chat.status, Chat.files, Chat.vars, Chat.cost, Chat.quit)
+    for method in (
+        Chat.help,
+        Chat.status,
+        Chat.files,
+        Chat.vars,
+        Chat.cost,
+        Chat.undo,
+        Chat.retry,
+        Chat.quit,
+    )
 }
