@@ -27,7 +27,8 @@ bench: setup
 	@for name in load grep lines slices sql; do \
 		.venv/bin/python -m benchmarks.$$name --size 300MB --runs 1 $(BENCH) && echo || exit 1; done
 	@.venv/bin/python -m benchmarks.many --files 1000 --runs 1 $(BENCH) && echo
-	@.venv/bin/python -m benchmarks.convert --size 100MB --pages 200 --runs 1 $(BENCH)
+	@.venv/bin/python -m benchmarks.convert --size 100MB --pages 200 --runs 1 $(BENCH) && echo
+	@.venv/bin/python -m benchmarks.persist --size 100MB --array 50MB --dicts 100000 --runs 1 $(BENCH)
 
 check: env
 	.venv/bin/ruff format --check .
