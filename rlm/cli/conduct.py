@@ -35,7 +35,9 @@ async def conduct(session: Session, question: str, *, console: Console, ask_user
                 elif isinstance(event, TurnFinished) and event.depth == 0:
                     finished = event
     except asyncio.CancelledError:
-        raise Interrupted("The turn was abandoned.", "Variables are those of before it.") from None
+        if finished is None:
+            raise Interrupted("The turn was abandoned.", "Variables are those of before it.") from None
+        console.note("the answer stands, but its variables may not all be saved", level="warning")
     finally:
         ticking.cancel()
         console.status("")
