@@ -12,6 +12,7 @@ import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ from tests.model_server import Json, ModelServer
 CHAINS, ROUNDS = 4, 26
 """Sessions side by side, and how often each of them is killed."""
 LATEST_S = 2.0
+
+CHILDREN = threading.Lock()
+"""Starting a process asks after all the others, and an exit status can be read once only: one at a time."""
 
 CELL = """
 done = globals().get('done', []) + [{number}]
@@ -99,11 +103,13 @@ def kill_often(context: ForkServerContext, folder: Path, chance: random.Random) 
     for _ in range(ROUNDS):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=talk, args=(folder, theirs))
-        process.start()
+        with CHILDREN:
+            process.start()
         theirs.close()
         time.sleep(chance.uniform(0.0, LATEST_S))
-        process.kill()
-        process.join()
+        with CHILDREN:
+            process.kill()
+            process.join()
         assert process.exitcode == -signal.SIGKILL, "it ended by itself"
         with contextlib.suppress(EOFError, ConnectionResetError):
             while True:
