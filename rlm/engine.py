@@ -83,6 +83,7 @@ class Engine:
     emit: Callable[[Event], None]
     messages: list[ChatMessage]
     depth: int = 0
+    child: int = 0
     on_message: Callable[[ChatMessage], None] = lambda message: None
     accept: Callable[[CellResult], str | None] = lambda result: None
     """Looks at a FINAL before it counts; a text is why not, for the model to read."""
@@ -123,7 +124,9 @@ class Engine:
 
     async def _step(self) -> Outcome | None:
         self._check_time()
-        self.emit(StepStarted(step=self._steps, max_steps=self.bounds.max_steps, depth=self.depth))
+        self.emit(
+            StepStarted(step=self._steps, max_steps=self.bounds.max_steps, depth=self.depth, child=self.child)
+        )
         reply = await self._query()
         if reply.code is None:
             return self._without_block(reply)
@@ -174,6 +177,7 @@ class Engine:
                 usage=stream.usage,
                 model=self.root.name,
                 depth=self.depth,
+                child=self.child,
             )
         )
         return reply
@@ -187,7 +191,7 @@ class Engine:
                 except StopAsyncIteration:
                     return
                 if prose := cutter.feed(piece):
-                    self.emit(ReplyDelta(text=prose, depth=self.depth))
+                    self.emit(ReplyDelta(text=prose, depth=self.depth, child=self.child))
             # Nothing more is read as text. A model that ends here is given a moment to send its usage.
             with contextlib.suppress(TimeoutError, StopAsyncIteration):
                 async with asyncio.timeout(AFTER_BLOCK_S):
@@ -198,13 +202,13 @@ class Engine:
         if reply.prose and self._reminded:
             return Outcome(steps=self._steps, text=reply.prose)
         self._reminded = True
-        self.emit(Reminder(step=self._steps, depth=self.depth))
+        self.emit(Reminder(step=self._steps, depth=self.depth, child=self.child))
         self._say("user", prompts.fill("reminder"))
         return None
 
     async def _execute(self, code: str) -> CellResult:
         def on_output(text: str) -> None:
-            self.emit(CellOutput(text=text, depth=self.depth))
+            self.emit(CellOutput(text=text, depth=self.depth, child=self.child))
 
         self._reminded = False
         self._cell_runs = True
@@ -226,6 +230,7 @@ class Engine:
                 error=result.error or result.reason,
                 duration_s=result.duration_s,
                 depth=self.depth,
+                child=self.child,
             )
         )
         return result

@@ -1,12 +1,15 @@
 """Everything that can happen in a session, as a closed union of frozen dataclasses.
 
 The engine yields events; the screen, the trace file and `--json` read them and cannot influence it. What
-flows back is cancellation, and the answer to a question that an event asks (`AskConsent`).
+flows back is cancellation, and the answer to a question that an event asks (`AskConsent`, `AskBatch`).
+
+An event with `depth` and `child` tells of one RLM of the turn: 0 and 0 are the turn's own, a child RLM has a
+number within the turn and is deeper by one than the RLM that asked it.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
 class Usage:
     """What model calls took. `cost_usd` is None once one call had no known price.
 
-    `estimated` is True when a provider's numbers were missing and tokens were counted here instead.
+    `cached_tokens` were read from the provider's prompt cache, `cache_write_tokens` written to it; both are a
+    part of `input_tokens`. `estimated` is True when a provider's numbers were missing and tokens were counted
+    here instead.
     """
 
     calls: int = 0
@@ -24,6 +29,7 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     cost_usd: float | None = 0.0
     estimated: bool = False
 
@@ -35,6 +41,7 @@ class Usage:
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             cost_usd=None if unpriced else (self.cost_usd or 0.0) + (other.cost_usd or 0.0),
             estimated=self.estimated or other.estimated,
         )
@@ -42,11 +49,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
-    """`depth` 0 is the user's question; a child RLM is a turn of its own, one level deeper."""
+    """The user's question is asked."""
 
     turn: int
     question: str
-    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,7 @@ class StepStarted:
     step: int
     max_steps: int
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,7 @@ class ReplyDelta:
 
     text: str
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +102,7 @@ class ReplyFinished:
     usage: Usage
     model: str
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +111,7 @@ class CellOutput:
 
     text: str
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +126,7 @@ class CellFinished:
     error: str
     duration_s: float
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +137,9 @@ class SubCallsStarted:
     total: int
     model: str
     estimate_usd: float | None
+    recursive: bool = False
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +147,8 @@ class SubCallFinished:
     """One sub-call of a batch. `error` is empty when it succeeded; prompts and replies are cut to a head.
 
     `cached`: it was not sent, since the reply was kept or an equal call was under way; `usage` is zero then.
+    `cut`: the reply ended at its length limit. `retries`: how often it was sent again after a failure.
+    `answered_by` is the number of the child RLM that answered, 0 for a plain call.
     """
 
     batch: int
@@ -146,7 +161,11 @@ class SubCallFinished:
     done: int
     total: int
     cached: bool = False
+    cut: bool = False
+    retries: int = 0
+    answered_by: int = 0
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +175,97 @@ class SubCallsFinished:
     failed: int
     duration_s: float
     depth: int = 0
+    child: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallsProgress:
+    """How a batch stands at the moment; at most ten a second. `retry_in_s` is the soonest of the waits.
+
+    `running` calls are on their way, `retrying` ones wait to be sent again.
+    """
+
+    batch: int
+    running: int
+    retrying: int = 0
+    retry_in_s: float = 0.0
+    depth: int = 0
+    child: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPrice:
+    """What a batch, or the rest of one, is expected to take, beside what is left.
+
+    `calls` are to be sent; `cached` ones are answered already. `cost_usd` is None for an unpriced model;
+    `left_usd` and `left_tokens` are None without a cap. `affordable` of the calls fit what is left. With
+    `measured` the length of replies is known from calls of this turn, not guessed.
+    """
+
+    calls: int
+    cached: int
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    left_usd: float | None
+    left_tokens: int | None
+    affordable: int
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchChoice:
+    """`run` all of it, `sample` the first `calls` and ask again, or `cancel` what has not been sent."""
+
+    kind: Literal["run", "sample", "cancel"]
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskBatch:
+    """May this batch be sent? Whoever shows the event sets `answer`; unanswered, it waits.
+
+    `sampled` calls of it have been made before.
+    """
+
+    batch: int
+    price: BatchPrice
+    sampled: int
+    answer: "asyncio.Future[BatchChoice]" = dataclasses.field(repr=False, compare=False)
+    depth: int = 0
+    child: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted:
+    """A child RLM begins: number `child` of its turn, asked by call `index` of batch `batch` in `parent`.
+
+    `parent` is the number of the RLM that asked, 0 for the turn's own. What the child does has its number.
+    """
+
+    child: int
+    parent: int
+    batch: int
+    index: int
+    question: str
+    context_chars: int
+    model: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildFinished:
+    """`status` as in `TurnFinished`. `usage` is what the child and its sub-calls took."""
+
+    child: int
+    status: str
+    steps: int
+    answer: str
+    usage: Usage
+    duration_s: float
+    message: str = ""
+    depth: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +274,7 @@ class Reminder:
 
     step: int
     depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +336,6 @@ class TurnFinished:
     error: str = ""
     message: str = ""
     hint: str = ""
-    depth: int = 0
 
 
 Event = (
@@ -240,6 +350,10 @@ Event = (
     | SubCallsStarted
     | SubCallFinished
     | SubCallsFinished
+    | SubCallsProgress
+    | AskBatch
+    | ChildStarted
+    | ChildFinished
     | Reminder
     | AskConsent
     | NamespaceSaved
@@ -247,7 +361,7 @@ Event = (
     | TurnFinished
 )
 
-LIVE_ONLY = (ReplyDelta, CellOutput, Progress, AskConsent)
+LIVE_ONLY = (ReplyDelta, CellOutput, Progress, AskConsent, SubCallsProgress, AskBatch)
 """Events that are not written to the trace: what they carry is in the event that ends them."""
 
 

@@ -18,12 +18,12 @@ from rlm.consent import Consent
 from rlm.documents import Document
 from rlm.engine import Bounds, Engine
 from rlm.errors import DocumentError, NoAnswer
-from rlm.events import AskConsent, Event, TurnFinished, TurnStarted
+from rlm.events import AskConsent, ChildFinished, ChildStarted, Event
 from rlm.models import Model
 from rlm.protocol import LoadFile, ReadHistory, SubCalls
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
-from rlm.subcalls import SubCallServer
+from rlm.subcalls import ChildTask, SubCallServer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,8 +83,9 @@ class CellRequests:
         self.emit(AskConsent(path=path, real_path=str(real), reason=reason, answer=answer))
         return await answer
 
-    async def child(self, query: str, context: str, *, depth: int) -> str:
+    async def child(self, task: ChildTask) -> str:
         """Run a child RLM with a namespace and steps of its own. Raises `RlmError` when it has no answer."""
+        query, context, depth = task.query, task.context, task.depth
         assert self.server is not None
         ledger = self.server.ledger
 
@@ -92,18 +93,29 @@ class CellRequests:
             return await self.serve(request, body, depth=depth)
 
         started = time.monotonic()
-        turn = self.sandbox.turn
-        self.emit(TurnStarted(turn=turn, question=query, depth=depth))
+        self.emit(
+            ChildStarted(
+                child=task.child,
+                parent=task.parent,
+                batch=task.batch,
+                index=task.index,
+                question=query,
+                context_chars=len(context),
+                model=task.model.name,
+                depth=depth,
+            )
+        )
         namespace = await self.sandbox.child(serve, context)
         limits = self.config.limits
         engine = Engine(
-            root=self.sub,
+            root=task.model,
             cells=namespace,
             ledger=ledger,
             bounds=Bounds(max_steps=limits.max_steps, timeout_s=limits.timeout_s),
             emit=self.emit,
             messages=[memory.system(self.config, self.sub)],
             depth=depth,
+            child=task.child,
         )
         opening = prompts.fill(
             "question",
@@ -117,13 +129,12 @@ class CellRequests:
             namespace.close()
         text = outcome.value.data.decode() if isinstance(outcome.value, BytesSink) else outcome.text
         self.emit(
-            TurnFinished(
-                turn=turn,
+            ChildFinished(
+                child=task.child,
                 status=outcome.problem.status if outcome.problem else "ok",
                 steps=outcome.steps,
-                answer=None,
+                answer=text or "",
                 usage=ledger.usage,
-                session_usage=ledger.usage,
                 duration_s=time.monotonic() - started,
                 message=str(outcome.problem or ""),
                 depth=depth,

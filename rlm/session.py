@@ -173,7 +173,7 @@ class Session:
         return last.question
 
     async def ask(self, question: str) -> AsyncIterator[Event]:
-        """Run one turn. The last `TurnFinished` of depth 0 carries the answer; saving goes on after it."""
+        """Run one turn. `TurnFinished` carries the answer; saving goes on after it."""
         self._interrupted = False
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._events = events

@@ -29,20 +29,29 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one question may take; the cell's time counts active compute only.
+    """What one question may take, and what a session may; the cell's time counts active compute only.
 
-    `max_tokens` caps models without a price. Batches estimated above `confirm_above_usd` are asked about.
-    `call_cache_bytes` bounds the replies of sub-calls that are kept in the state folder; 0: none are.
+    `max_tokens` caps all calls together; None caps only models without a price, at 5,000,000. The caps of a
+    session are None where there is none; its seconds are those of its questions. Of what runs at once,
+    `parallel` bounds the model calls of all depths together and `max_children` the child RLMs of each depth.
+    Batches estimated above `confirm_above_usd` are asked about. `call_cache_bytes` bounds the replies of
+    sub-calls that are kept in the state folder; 0: none are.
     """
 
     max_cost_usd: float = 1.00
     max_steps: int = 30
     max_depth: int = 1
     max_sub_calls: int = 1000
-    max_tokens: int = 5_000_000
+    max_tokens: int | None = None
     cell_timeout_s: float = 120
+    call_timeout_s: float = 300
     timeout_s: float = 1800
+    session_cost_usd: float | None = None
+    session_tokens: int | None = None
+    session_sub_calls: int | None = None
+    session_timeout_s: float | None = None
     parallel: int = 16
+    max_children: int = 4
     confirm_above_usd: float = 0.25
     call_cache_bytes: int = 256 * 1024**2
 
@@ -137,7 +146,13 @@ KINDS: Mapping[str, Kind] = {
     "limits.max_sub_calls": Number(0, 1_000_000, whole=True),
     "limits.max_tokens": Number(1, 10**12, whole=True),
     "limits.cell_timeout_s": Number(1, 86_400),
+    "limits.call_timeout_s": Number(1, 86_400),
     "limits.timeout_s": Number(1, 7 * 86_400),
+    "limits.session_cost_usd": Number(0, 1_000_000),
+    "limits.session_tokens": Number(1, 10**12, whole=True),
+    "limits.session_sub_calls": Number(0, 10**9, whole=True),
+    "limits.session_timeout_s": Number(1, 365 * 86_400),
+    "limits.max_children": Number(1, 64, whole=True),
     "limits.parallel": Number(1, 1024, whole=True),
     "limits.confirm_above_usd": Number(0, 100_000),
     "limits.call_cache": Size(0, 1024**5),
@@ -176,7 +191,13 @@ SHORT_NAMES: Mapping[str, str] = {
     "max_sub_calls": "limits.max_sub_calls",
     "max_tokens": "limits.max_tokens",
     "cell_timeout": "limits.cell_timeout_s",
+    "call_timeout": "limits.call_timeout_s",
     "timeout": "limits.timeout_s",
+    "session_cost": "limits.session_cost_usd",
+    "session_tokens": "limits.session_tokens",
+    "session_sub_calls": "limits.session_sub_calls",
+    "session_timeout": "limits.session_timeout_s",
+    "max_children": "limits.max_children",
     "parallel": "limits.parallel",
     "confirm_above": "limits.confirm_above_usd",
     "call_cache": "limits.call_cache",

@@ -31,10 +31,28 @@ HEAD_CHARS = 2_000
 CHILDREN_AT_ONCE = 4
 
 
-class Child(Protocol):
-    """Runs a child RLM: query, context and depth in, answer out. Raises `RlmError`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildTask:
+    """What a child RLM is to do: number `child` of the turn, at `depth`, asked by the RLM `parent`.
 
-    def __call__(self, query: str, context: str, *, depth: int) -> Awaitable[str]: ...
+    Its context is the text `context`, or else a `piece` of a document: JSON as in `sandbox.pieces`.
+    """
+
+    child: int
+    parent: int
+    batch: int
+    index: int
+    depth: int
+    query: str
+    context: str
+    piece: str
+    model: Model
+
+
+class Child(Protocol):
+    """Runs a child RLM and returns its answer. Raises `RlmError`."""
+
+    def __call__(self, task: ChildTask) -> Awaitable[str]: ...
 
 
 class SingleFlight(Generic[T]):
@@ -91,6 +109,7 @@ class SubCallServer:
     _gate: asyncio.Semaphore = field(init=False)
     _children: asyncio.Semaphore = field(init=False)
     _batches: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    _child_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         self._gate = asyncio.Semaphore(self.parallel)
@@ -191,7 +210,18 @@ class _Batch:
             if self.as_children:
                 assert self.server.child is not None
                 async with self.server._children:
-                    text = await self.server.child(call.query, call.context, depth=self.depth + 1)
+                    task = ChildTask(
+                        child=next(self.server._child_numbers),
+                        parent=0,
+                        batch=self.number,
+                        index=call.index,
+                        depth=self.depth + 1,
+                        query=call.query,
+                        context=call.context,
+                        piece="",
+                        model=self.model,
+                    )
+                    text = await self.server.child(task)
             else:
                 text = await self._answer(call)
                 cached = not call.sent

@@ -32,7 +32,7 @@ async def conduct(session: Session, question: str, *, console: Console, ask_user
                 screen.show(event)
                 if isinstance(event, AskConsent):
                     await _consent(event, console, ask_user)
-                elif isinstance(event, TurnFinished) and event.depth == 0:
+                elif isinstance(event, TurnFinished):
                     finished = event
     except asyncio.CancelledError:
         if finished is None:

@@ -8,9 +8,12 @@ who asks the user about a path is whoever holds the keyboard.
 from typing import assert_never
 
 from rlm.events import (
+    AskBatch,
     AskConsent,
     CellFinished,
     CellOutput,
+    ChildFinished,
+    ChildStarted,
     Compacted,
     Event,
     NamespaceSaved,
@@ -22,6 +25,7 @@ from rlm.events import (
     StepStarted,
     SubCallFinished,
     SubCallsFinished,
+    SubCallsProgress,
     SubCallsStarted,
     TurnFinished,
     TurnStarted,
@@ -98,20 +102,30 @@ class Screen:
                 self._namespace_saved(event)
             case Compacted():
                 self._compacted(event)
+            case ChildStarted():
+                self._child_started(event)
+            case ChildFinished():
+                self._child_finished(event)
+            case SubCallsProgress() | AskBatch():
+                pass
             case TurnFinished():
                 self._turn_finished(event)
             case _:
                 assert_never(event)
 
     def _turn_started(self, event: TurnStarted) -> None:
-        if event.depth:
-            self._say(
-                f"rlm_query: {visible_line(event.question, self._room(event.depth) - 11)}", depth=event.depth
-            )
-            return
         self._step = 0
         self._prose = self._output = None
         self._batches = Batches()
+
+    def _child_started(self, event: ChildStarted) -> None:
+        room = self._room(event.depth) - len("rlm_query: ")
+        self._say(f"rlm_query: {visible_line(event.question, room)}", depth=event.depth)
+
+    def _child_finished(self, event: ChildFinished) -> None:
+        outcome = OUTCOMES.get(event.status, "answered")
+        parts = [outcome, plural(event.steps, "step"), usage_text(event.usage)]
+        self._say(" · ".join(parts), depth=event.depth)
 
     def _step_started(self, event: StepStarted) -> None:
         if event.depth:
@@ -259,14 +273,6 @@ class Screen:
             self._say(f"turn {event.turn} compacted · {before} to {after} characters")
 
     def _turn_finished(self, event: TurnFinished) -> None:
-        if event.depth:
-            parts = [
-                OUTCOMES.get(event.status, "answered"),
-                plural(event.steps, "step"),
-                usage_text(event.usage),
-            ]
-            self._say(" · ".join(parts), depth=event.depth)
-            return
         self._console.status("")
         if self._console.quiet:
             return

@@ -104,7 +104,7 @@ class Talk:
     def _see(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.notices.append(event.text)
-        elif isinstance(event, TurnFinished) and event.depth == 0:
+        elif isinstance(event, TurnFinished):
             self.finished = event
 
     def container(self, engine: Engine) -> str:

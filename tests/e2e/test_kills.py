@@ -76,7 +76,7 @@ def talk(folder: Path, acknowledged: "Connection[tuple[int, str], tuple[int, str
             number = state.view().next_turn
             finished: TurnFinished | None = None
             async for event in session.ask(f"Note {number}."):
-                if isinstance(event, TurnFinished) and event.depth == 0:
+                if isinstance(event, TurnFinished):
                     finished = event
             assert finished
             acknowledged.send((number, finished.status))

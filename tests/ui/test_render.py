@@ -14,6 +14,8 @@ from rlm.events import (
     AskConsent,
     CellFinished,
     CellOutput,
+    ChildFinished,
+    ChildStarted,
     Compacted,
     Event,
     NamespaceSaved,
@@ -90,6 +92,16 @@ def call(batch: int, done: int, total: int, *, error: str = "", depth: int = 0) 
 
 def started(batch: int, total: int, *, estimate_usd: float | None = 0.34) -> SubCallsStarted:
     return SubCallsStarted(batch=batch, total=total, model="gpt-5-mini", estimate_usd=estimate_usd)
+
+
+def child_started(question: str) -> ChildStarted:
+    return ChildStarted(
+        child=1, parent=0, batch=1, index=0, question=question, context_chars=9, model="sub", depth=1
+    )
+
+
+def child_finished() -> ChildFinished:
+    return ChildFinished(child=1, status="ok", steps=3, answer="42", usage=USAGE, duration_s=1.0, depth=1)
 
 
 def finished(status: str = "ok", *, message: str = "", usage: Usage = USAGE) -> TurnFinished:
@@ -347,13 +359,13 @@ def test_single_calls_in_a_loop_make_one_line() -> None:
 def test_children_are_indented_and_short() -> None:
     events: list[Event] = [
         reply("parent"),
-        TurnStarted(turn=1, question="what is in part 1?", depth=1),
+        child_started("what is in part 1?"),
         StepStarted(step=1, max_steps=5, depth=1),
         ReplyDelta(text="streamed", depth=1),
         reply("I count.\n" * 6, CODE, depth=1),
         CellOutput(text="live", depth=1),
         cell("final", shown="42\n", depth=1),
-        replace(finished(), depth=1),
+        child_finished(),
         cell(),
     ]
     assert shown(events)[3:] == [
@@ -433,7 +445,7 @@ async def test_nothing_hostile_reaches_terminal_or_log(text: str, verbose: bool)
         call(1, 1, 2, error=lines),
         SubCallsFinished(batch=1, total=2, failed=1, duration_s=1.0),
         cell(text, error=lines),
-        TurnStarted(turn=1, question=lines, depth=1),
+        child_started(lines),
         reply(lines, lines, depth=1),
         cell(shown=lines, error=lines, depth=1),
         AskConsent(path=text, real_path=lines, reason=lines, answer=future),
