@@ -223,8 +223,8 @@ class Turn:
 class SessionView:
     """A session as its records tell it. `add` keeps it up to date.
 
-    `interrupted` is the turn that has begun and not ended. `usage` and `by_model` count what was spent,
-    undone turns included. Turns are numbered, and snapshots too, across all sessions of a folder, so
+    `interrupted` is the turn that has begun and not ended. `usage`, `by_model` and `seconds` count what was
+    spent, undone turns included. Turns are numbered, and snapshots too, across all sessions of a folder, so
     `next_turn` names neither a turn nor an answer that was.
     """
 
@@ -237,6 +237,7 @@ class SessionView:
     interrupted: TurnBegan | None = None
     usage: Usage = field(default_factory=Usage)
     by_model: dict[str, Usage] = field(default_factory=dict)
+    seconds: float = 0.0
     snapshots: list[SnapshotSaved] = field(default_factory=list)
     next_turn: int = 1
     last_generation: int = 0
@@ -320,6 +321,7 @@ class SessionView:
         self.interrupted = None
         self.usage = Usage()
         self.by_model.clear()
+        self.seconds = 0.0
         self.snapshots.clear()
         self._messages.clear()
 
@@ -339,6 +341,7 @@ class SessionView:
         self._messages.clear()
         self._count(record.turn)
         self.usage += record.usage
+        self.seconds += record.duration_s
         for model, usage in record.by_model.items():
             self.by_model[model] = self.by_model.get(model, Usage()) + usage
 

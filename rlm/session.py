@@ -14,9 +14,10 @@ from pathlib import Path
 from rlm import memory
 from rlm.answers import write_answer
 from rlm.call_cache import CallCache
+from rlm.caps import bounds_for, ledger_for, require_first_reply
 from rlm.consent import Consent, paths_in_question
 from rlm.documents import Document
-from rlm.engine import Bounds, Engine, Outcome
+from rlm.engine import Engine, Outcome
 from rlm.errors import NoAnswer, RlmError, SandboxLost, StateError
 from rlm.events import (
     LIVE_ONLY,
@@ -34,6 +35,7 @@ from rlm.models import ChatMessage, Model
 from rlm.records import MessageAdded, SessionView, TurnBegan, TurnEnded, TurnUndone
 from rlm.register import begin_session, now, record_documents, refreshed, register
 from rlm.requests import CellRequests
+from rlm.retry import Retry
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
 from rlm.state import State
@@ -48,6 +50,7 @@ class Models:
     root: Model
     sub: Model
     choose: Callable[[str], Model]
+    retry: Retry = field(default_factory=Retry)
 
 
 @dataclass(slots=True)
@@ -209,10 +212,7 @@ class Session:
         turn = self.sandbox.turn = view.next_turn
         self.state.append(TurnBegan(turn=turn, question=question))
         self._emit(TurnStarted(turn=turn, question=question))
-        limits = self.config.limits
-        ledger = Ledger(
-            max_cost_usd=limits.max_cost_usd, max_tokens=limits.max_tokens, max_sub_calls=limits.max_sub_calls
-        )
+        ledger = ledger_for(self.config.limits, view)
         messages: list[ChatMessage] = []
         try:
             outcome = await self._answer(question, view, turn, ledger, messages)
@@ -228,18 +228,28 @@ class Session:
     async def _answer(
         self, question: str, view: SessionView, turn: int, ledger: Ledger, messages: list[ChatMessage]
     ) -> Outcome:
+        limits = self.config.limits
+        bounds = bounds_for(limits, view)
+
+        def beginning() -> list[ChatMessage]:
+            system = memory.system(self.config, self.models.sub)
+            return [system, *memory.conversation(view, compaction=self.config.compaction)]
+
+        await require_first_reply(limits, self.models.root, question, ledger, beginning=beginning)
         if typed := [path for path in paths_in_question(question, self.cwd) if not self._is_loaded(path)]:
             self.load([str(path) for path in typed])
         self._refresh()
         await self.sandbox.start()
-        limits = self.config.limits
-        self._requests.server = SubCallServer(
+        server = self._requests.server = SubCallServer(
             sub=self.models.sub,
             choose=self.models.choose,
             settings=self.config.named,
             ledger=ledger,
-            parallel=limits.parallel,
+            retry=self.models.retry,
             max_depth=limits.max_depth,
+            max_children=limits.max_children,
+            confirm_above_usd=limits.confirm_above_usd,
+            asks=self.asks,
             emit=self._emit,
             cache=self._calls,
             child=self._requests.child,
@@ -251,18 +261,18 @@ class Session:
             messages.append(message)
             self.state.append(MessageAdded(turn=turn, role=message["role"], content=message["content"]))
 
-        self._engine = Engine(
+        engine = self._engine = Engine(
             root=self.models.root,
             cells=self.sandbox,
             ledger=ledger,
-            bounds=Bounds(max_steps=limits.max_steps, timeout_s=limits.timeout_s),
+            bounds=bounds,
             emit=self._emit,
-            messages=[
-                memory.system(self.config, self.models.sub),
-                *memory.conversation(view, compaction=self.config.compaction),
-            ],
+            messages=beginning(),
             on_message=keep,
+            close_calls=server.close,
         )
+        server.extend = engine.extend
+        self._requests.deadline = lambda: engine.deadline_s
         texts = self.sandbox.prepared.texts
         opening = memory.opening(
             question,

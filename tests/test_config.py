@@ -112,6 +112,24 @@ def test_each_layer_wins_over_the_ones_below_and_is_remembered(place: Place) -> 
     assert ("limits.max_cost_usd", "1.0", "default") in describe(config)
 
 
+def test_caps_of_the_session_are_not_set_unless_given(place: Place) -> None:
+    limits = place.load().limits
+    assert (limits.session_cost_usd, limits.session_tokens, limits.max_tokens) == (None, None, None)
+    limits = place.load(
+        environ={
+            "RLM_SESSION_COST": "2.5",
+            "RLM_SESSION_TOKENS": "900",
+            "RLM_SESSION_SUB_CALLS": "0",
+            "RLM_SESSION_TIMEOUT": "60",
+            "RLM_CALL_TIMEOUT": "5",
+            "RLM_MAX_CHILDREN": "2",
+        }
+    ).limits
+    assert (limits.session_cost_usd, limits.session_tokens, limits.session_sub_calls) == (2.5, 900, 0)
+    assert (limits.session_timeout_s, limits.call_timeout_s, limits.max_children) == (60, 5, 2)
+    assert "RLM_SESSION_TOKENS must be" in place.refused(environ={"RLM_SESSION_TOKENS": "0"})
+
+
 def test_older_file_works_unchanged(place: Place) -> None:
     place.project(OLDER)
     config = place.load()

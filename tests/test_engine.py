@@ -2,30 +2,64 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
+
+from rlm import engine, feedback
 from rlm.box.results import CellResult
 from rlm.box.wire import BytesSink
+from rlm.deadline import Deadline
 from rlm.engine import Bounds, Engine, Outcome
 from rlm.errors import BudgetReached, Interrupted, ModelError, NoAnswer
 from rlm.events import (
     CellFinished,
     CellOutput,
     Event,
+    Notice,
     Reminder,
     ReplyDelta,
     ReplyFinished,
     StepStarted,
+    Usage,
 )
-from rlm.ledger import Ledger, Price
+from rlm.ledger import Caps, Ledger, Price, Reservation
 from rlm.models import ChatMessage
-from tests.scripted import Line, ScriptedCells, ScriptedModel
+from rlm.parse import parse
+from tests.scripted import Line, ScriptedCells, ScriptedModel, ScriptedStream
 
 PRICE = Price(input_per_mtok=1.0, output_per_mtok=10.0)
 
 
 def block(code: str, *, prose: str = "I look.") -> str:
     return f"{prose}\n\n```repl\n{code}\n```\n"
+
+
+@dataclass
+class CellsWithCalls(ScriptedCells):
+    """`wait` has a sub-call under way until no more are to begin; `dear` makes one that cannot be paid."""
+
+    ledger: Ledger | None = None
+    closed: asyncio.Event | None = None
+
+    async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult:
+        assert self.ledger and self.closed
+        if code.strip() == "wait":
+            reservation = self._reserve(100)
+            await self.closed.wait()
+            await asyncio.sleep(0.3)
+            self.ledger.settle(reservation, Usage(calls=1, cost_usd=0.01))
+        elif code.strip() == "dear":
+            with pytest.raises(BudgetReached):
+                self._reserve(10**9)
+        return await super().run_cell(code.replace("wait", "FINAL(found)"), on_output)
+
+    def _reserve(self, output_tokens: int) -> Reservation:
+        assert self.ledger
+        return self.ledger.reserve(
+            "sub", input_tokens=1, output_tokens=output_tokens, price=PRICE, sub_call=True
+        )
 
 
 class Turn:
@@ -41,10 +75,11 @@ class Turn:
         accept: Callable[[CellResult], str | None] = lambda result: None,
     ) -> None:
         self.model = ScriptedModel([Line(x) if isinstance(x, str) else x for x in lines], price=price)
-        self.cells = ScriptedCells()
+        self.closed: list[str] = []
+        self.ledger = ledger or Ledger()
+        self.cells = CellsWithCalls(ledger=self.ledger, closed=asyncio.Event())
         self.events: list[Event] = []
         self.said: list[ChatMessage] = []
-        self.ledger = ledger or Ledger()
         self.engine = Engine(
             root=self.model,
             cells=self.cells,
@@ -54,7 +89,13 @@ class Turn:
             messages=[ChatMessage(role="system", content="rules")],
             on_message=self.said.append,
             accept=accept,
+            close_calls=self._close,
         )
+
+    def _close(self, reason: str) -> None:
+        self.closed.append(reason)
+        assert self.cells.closed
+        self.cells.closed.set()
 
     async def run(self) -> Outcome:
         return await self.engine.run("what?")
@@ -134,7 +175,34 @@ async def test_reply_cut_by_its_length_is_not_run() -> None:
     turn = Turn(Line("```repl\ndelete(", finish_reason="length"), block("FINAL(1)"))
     assert value(await turn.run()) == "1"
     assert turn.cells.ran == ["FINAL(1)"]
-    assert "cut off inside the block" in turn.model.seen[1][-1]["content"]
+    assert "cut off inside the block: it reached its limit of 10 tokens" in turn.model.seen[1][-1]["content"]
+
+
+async def test_prose_cut_by_its_length_is_not_the_answer() -> None:
+    cut = Line("The first of the many things to say is", finish_reason="length")
+    turn = Turn("Perhaps 41.", cut, "It is 42.")
+    outcome = await turn.run()
+    assert (outcome.text, outcome.steps) == ("It is 42.", 3)
+    assert "cut off before a repl block ended" in turn.model.seen[2][-1]["content"]
+
+
+async def test_only_prose_that_was_whole_counts_as_reminded() -> None:
+    turn = Turn(Line("I begin", finish_reason="length"), "", "Perhaps 41.", "It is 42.")
+    assert (await turn.run()).text == "It is 42."
+    assert "neither a `repl` block nor FINAL" in turn.model.seen[3][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "reasoning", "why"),
+    [
+        ("stop", "", "Your reply was empty."),
+        ("stop", "Hm.", "Your reply was empty: all of it was thinking."),
+        ("length", "Hm.", "Your reply was empty: its limit of 10 tokens was used up in your thinking."),
+    ],
+)
+def test_an_empty_reply_is_told_with_its_cause(finish_reason: str, reasoning: str, why: str) -> None:
+    stream = ScriptedStream(Line("", finish_reason=finish_reason), asyncio.Event(), reasoning=reasoning)
+    assert feedback.without_block(parse(""), stream).startswith(f"{why} Think less")
 
 
 async def test_missing_fence_of_a_reply_that_ended_by_itself_is_forgiven() -> None:
@@ -164,13 +232,81 @@ async def test_last_cell_that_is_no_final_leaves_the_prose() -> None:
     assert turn.model.lines == []
 
 
-async def test_time_limit_stops_a_cell_and_asks_for_a_last_answer() -> None:
+async def test_time_limit_stops_a_cell_and_asks_for_a_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "KEEP_S", 0.1)
     turn = Turn(block("hang"), "Best guess.", timeout_s=0.2)
     outcome = await turn.run()
     assert turn.cells.interrupts == ["time"]
     assert outcome.text == "Best guess."
     assert isinstance(outcome.problem, NoAnswer)
     assert "half" in str(turn.model.seen[1])
+
+
+async def test_at_the_time_limit_a_cell_gets_the_results_that_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "KEEP_S", 0.2)
+    turn = Turn(block("wait"), timeout_s=0.2)
+    outcome = await turn.run()
+    assert value(outcome) == "found"
+    assert isinstance(outcome.problem, NoAnswer)
+    assert (turn.closed, turn.cells.interrupts) == (["The question is out of time: it had 0 s."], [])
+    assert turn.ledger.usage.sub_calls == 1
+    assert [event for event in turn.events if isinstance(event, Notice)] == [
+        Notice(text="time is up; calls under way have 15 s to come back", level="info")
+    ]
+
+
+async def test_a_call_that_does_not_come_back_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "KEEP_S", 0.1)
+    monkeypatch.setattr(engine, "SETTLE_S", 0.1)
+    turn = Turn(block("hang"), "Best guess.", timeout_s=0.2)
+    turn.ledger.reserve("sub", input_tokens=1, output_tokens=1, price=PRICE, sub_call=True)
+    assert (await turn.run()).text == "Best guess."
+    assert turn.cells.interrupts == ["time"]
+
+
+async def test_a_deadline_can_be_moved_while_it_is_waited_for() -> None:
+    later = Deadline.after(0.01)
+    later.extend(3600)
+    work = asyncio.ensure_future(asyncio.sleep(0.1))
+    await later.wait(work)
+    assert work.done()
+
+    sooner, never = Deadline.after(3600), asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(sooner.wait(never))
+    await asyncio.sleep(0)
+    sooner.extend(-3600)
+    await waiting
+    assert not never.done() and not sooner.left_s
+
+
+async def test_time_that_is_given_back_is_not_the_questions() -> None:
+    turn = Turn(block("hang"), timeout_s=0.1)
+    running = asyncio.ensure_future(turn.run())
+    await turn.cells.running.wait()
+    turn.engine.extend(3600)
+    await asyncio.sleep(0.2)
+    assert (turn.closed, turn.cells.interrupts) == ([], [])
+    turn.engine.interrupt()
+    assert isinstance((await running).problem, Interrupted)
+
+
+@pytest.mark.parametrize(
+    ("of_session", "what", "hint"),
+    [
+        (False, "No answer within 0 s.", "Raise --timeout"),
+        (True, "No answer within the 0 s that were left to this session.", "limits.session_timeout_s"),
+    ],
+)
+async def test_the_time_limit_names_what_to_raise(of_session: bool, what: str, hint: str) -> None:
+    turn = Turn("Best guess.")
+    turn.engine.bounds = Bounds(max_steps=5, timeout_s=0.0, of_session=of_session)
+    problem = (await turn.run()).problem
+    assert isinstance(problem, NoAnswer)
+    assert problem.what == what and hint in problem.hint
 
 
 async def test_time_limit_stops_a_reply_that_hangs() -> None:
@@ -182,7 +318,7 @@ async def test_time_limit_stops_a_reply_that_hangs() -> None:
 
 
 async def test_budget_leaves_enough_for_a_last_answer() -> None:
-    ledger = Ledger(max_cost_usd=0.1)
+    ledger = Ledger(Caps(cost_usd=0.1))
     turn = Turn(Line(block("a"), cost_usd=0.089), "Best guess.", ledger=ledger, price=PRICE)
     outcome = await turn.run()
     assert outcome.text == "Best guess."
@@ -191,8 +327,40 @@ async def test_budget_leaves_enough_for_a_last_answer() -> None:
     assert ledger.reserved_usd == 0.0
 
 
+async def test_a_conversation_too_dear_for_the_reserve_is_sent_in_part_for_the_last_answer() -> None:
+    ledger = Ledger(Caps(cost_usd=0.03))
+    much = [Line(block(f"much{n}"), cost_usd=0.011) for n in (1, 2)]
+    turn = Turn(*much, "Best guess.", ledger=ledger, price=PRICE)
+    for n in (1, 2):
+        turn.cells.results[f"much{n}"] = CellResult(status="ok", number=n, shown=f"{n}" * 20_000)
+    outcome = await turn.run()
+    assert outcome.text == "Best guess."
+    assert isinstance(outcome.problem, BudgetReached)
+    sent = [message["content"] for message in turn.model.seen[2]]
+    assert sent[:2] == ["rules", "what?"]
+    assert "1111" not in str(sent) and "2222" in sent[-2] and "This is your last reply" in sent[-1]
+
+
+async def test_sub_calls_that_did_not_fit_are_told() -> None:
+    turn = Turn(block("dear"), block("b"), block("FINAL(1)"), ledger=Ledger(Caps(cost_usd=1.0)), price=PRICE)
+    await turn.run()
+    after_dear, after_b = (seen[-1]["content"] for seen in turn.model.seen[1:])
+    assert "Step 1 of 5, $0.90 left. 1 of its sub-calls did not fit the budget" in after_dear
+    assert "did not fit" not in after_b
+
+
+@pytest.mark.parametrize(
+    ("price", "left"), [(None, ", 8,890 tokens left."), (PRICE, ", $0.90 and 8,890 tokens left.")]
+)
+async def test_what_is_left_is_told_in_what_is_capped(price: Price | None, left: str) -> None:
+    ledger = Ledger(Caps(cost_usd=1.0, tokens=10_000))
+    turn = Turn(Line(block("a"), cost_usd=0.0), block("FINAL(1)"), ledger=ledger, price=price)
+    await turn.run()
+    assert left in turn.model.seen[1][-1]["content"]
+
+
 async def test_budget_without_even_a_reserve_ends_without_an_answer() -> None:
-    ledger = Ledger(max_cost_usd=0.000001)
+    ledger = Ledger(Caps(cost_usd=0.000001))
     turn = Turn(ledger=ledger, price=PRICE)
     outcome = await turn.run()
     assert isinstance(outcome.problem, BudgetReached)
@@ -200,7 +368,7 @@ async def test_budget_without_even_a_reserve_ends_without_an_answer() -> None:
 
 
 async def test_reply_is_limited_to_what_can_be_paid() -> None:
-    ledger = Ledger(max_cost_usd=0.02)
+    ledger = Ledger(Caps(cost_usd=0.02))
     turn = Turn(block("FINAL(1)"), ledger=ledger, price=PRICE)
     await turn.run()
     assert turn.model.limits[0] is not None
@@ -208,7 +376,7 @@ async def test_reply_is_limited_to_what_can_be_paid() -> None:
 
 
 async def test_every_call_is_settled_once() -> None:
-    ledger = Ledger(max_cost_usd=10.0)
+    ledger = Ledger(Caps(cost_usd=10.0))
     turn = Turn(block("a"), block("b"), block("FINAL(1)"), ledger=ledger, price=PRICE)
     await turn.run()
     assert (ledger.usage.calls, ledger.reserved_usd) == (3, 0.0)
@@ -216,7 +384,7 @@ async def test_every_call_is_settled_once() -> None:
 
 async def test_failed_call_is_the_outcome_and_costs_nothing() -> None:
     failure = ModelError("The provider refused.", "No such model.")
-    ledger = Ledger(max_cost_usd=10.0)
+    ledger = Ledger(Caps(cost_usd=10.0))
     turn = Turn(Line("", error=failure), ledger=ledger, price=PRICE)
     outcome = await turn.run()
     assert outcome.problem is failure
@@ -242,6 +410,16 @@ async def test_interrupt_during_a_reply_ends_the_turn_and_pays_for_what_came() -
     assert isinstance(outcome.problem, Interrupted)
     assert turn.model.streams[0].closed
     assert ledger.usage.calls == 1
+
+
+async def test_interrupt_before_the_first_word_pays_for_what_was_sent() -> None:
+    turn = Turn(Line("", hangs=True))
+    running = asyncio.ensure_future(turn.run())
+    await turn.model.stuck.wait()
+    turn.engine.interrupt()
+    assert isinstance((await running).problem, Interrupted)
+    assert (turn.ledger.usage.calls, turn.ledger.usage.input_tokens) == (1, 100)
+    assert turn.ledger.under_way == 0
 
 
 async def test_interrupt_during_a_cell_keeps_what_it_showed() -> None:

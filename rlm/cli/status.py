@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ def command(options: Options, *, as_json: bool) -> None:
 def gather(state: "State | None", config: "Config", *, inside: bool = False) -> dict[str, Any]:
     """Everything that `status` tells, JSON-ready. `inside`: asked by the command that holds the lock."""
     from rlm.records import SessionView
+    from rlm.spend import beside_caps
 
     view = state.view() if state else SessionView()
     holder = state.holder() if state and not inside else None
@@ -74,6 +75,9 @@ def gather(state: "State | None", config: "Config", *, inside: bool = False) -> 
             "created": view.created or None,
             "turns": len(view.turns),
             "unfinished": view.interrupted.question if view.interrupted else None,
+            "caps": {
+                name: {"spent": spent, "cap": cap} for name, spent, cap in beside_caps(config.limits, view)
+            },
         },
         "spend": {**dataclasses.asdict(view.usage), "max_cost_usd": config.limits.max_cost_usd},
         "container": _container(holder, state, inside=inside),
@@ -253,7 +257,24 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     spend = dict(found["spend"])
     cap = spend.pop("max_cost_usd")
     yield f"spend      {usage_text(Usage(**spend))}; up to {money(cap)} a question"
+    if caps := session["caps"]:
+        yield f"           of this session: {' · '.join(_cap_texts(caps, estimated=spend['estimated']))}"
     yield f"models     {found['models']['root']}, sub {found['models']['sub']}"
+
+
+def _cap_texts(caps: dict[str, dict[str, Any]], *, estimated: bool) -> Iterator[str]:
+    """`$0.09 of $5.00`, for each cap of the session that is set."""
+    from rlm.ui.numbers import count, duration, money
+
+    about = "~" if estimated else ""
+    texts: dict[str, Callable[[Any, Any], str]] = {
+        "session_cost_usd": lambda spent, cap: f"{about}{money(spent)} of {money(cap)}",
+        "session_tokens": lambda spent, cap: f"{about}{count(spent)} of {count(cap)} tokens",
+        "session_sub_calls": lambda spent, cap: f"{spent:,} of {cap:,} sub-calls",
+        "session_timeout_s": lambda spent, cap: f"{duration(spent)} of {duration(cap)}",
+    }
+    for name, row in caps.items():
+        yield texts[name](row["spent"], row["cap"])
 
 
 def _setting_lines(settings: dict[str, Any]) -> Iterator[str]:
