@@ -8,11 +8,9 @@ from rlm.errors import ConfigError
 from rlm.ledger import Price
 from rlm.models import LiteLLMModel, Model
 from rlm.providers import ModelSettings, key_variables
-from rlm.retry import Retry, SharedPause, with_retry
+from rlm.retry import Retry, with_retry
 from rlm.session import Models
 from rlm.settings import Config, ModelConfig
-
-CALL_TIMEOUT_S = 300.0
 
 
 def find_key(model: ModelConfig, config: Config) -> tuple[str | None, str]:
@@ -54,15 +52,19 @@ def _no_key(model: ModelConfig, variable: str) -> ConfigError:
 
 
 def models_of(config: Config) -> Models:
-    """Root and sub model, and the ones that cells may name. Raises `ConfigError` when a key is missing."""
-    pause = SharedPause()
+    """Root and sub model, and the ones that cells may name. Raises `ConfigError` when a key is missing.
+
+    They share one `Retry`: its pause after a rate limit, and its places.
+    """
+    limits = config.limits
+    retry = Retry(parallel=limits.parallel)
     made: dict[int, Model] = {}
 
     def make(model: ModelConfig) -> Model:
         if id(model) not in made:
             settings, _ = settings_of(model, config)
-            timeout_s = min(CALL_TIMEOUT_S, config.limits.timeout_s)
-            made[id(model)] = with_retry(LiteLLMModel(settings, timeout_s=timeout_s), Retry(pause=pause))
+            timeout_s = min(limits.call_timeout_s, limits.timeout_s)
+            made[id(model)] = LiteLLMModel(settings, timeout_s=timeout_s)
         return made[id(model)]
 
     def choose(name: str) -> Model:
@@ -74,4 +76,4 @@ def models_of(config: Config) -> Models:
         known = ", ".join([config.root.model, config.sub.model, *config.aliases])
         raise ConfigError(f"The model {name!r} is not configured.", f"There are: {known}.")
 
-    return Models(root=make(config.root), sub=make(config.sub), choose=choose)
+    return Models(root=with_retry(make(config.root), retry), sub=make(config.sub), choose=choose, retry=retry)

@@ -63,10 +63,14 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spawn(Message):
-    """Start a worker with an empty namespace. Answered by `Ready` on its channel."""
+    """Start a worker with an empty namespace. Answered by `Ready` on its channel.
+
+    `memory_bytes` is its share of the container's memory: all of it, or less for a child RLM.
+    """
 
     tag: ClassVar[str] = "spawn"
     worker: int
+    memory_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class Kill(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Close(Message):
-    """End a worker and forget its namespace. Not answered."""
+    """End a worker and forget its namespace. Answered by `RolledBack` with the reason `closed`."""
 
     tag: ClassVar[str] = "close"
     worker: int
@@ -110,10 +114,15 @@ class SetDocuments(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetContext(Message):
-    """Give the namespace a context that is text, not a document. Body: the text."""
+    """Give the namespace a context that is no document: the text in the body, or with `piece` a reference.
+
+    A reference is JSON as in `sandbox.pieces.Piece`. Answered by `Done` with a JSON object: `problem` says
+    what is wrong, empty for nothing.
+    """
 
     tag: ClassVar[str] = "context"
     request: int
+    piece: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +215,9 @@ class Hello(Message):
 class RolledBack(Message):
     """The worker died. `restored` tells whether its checkpoint took over; else the namespace is lost.
 
-    `reason` is one of `signal`, `exit`, `memory`, `killed`; `detail` the signal, status or limit.
+    `reason` is one of `signal`, `exit`, `memory`, `killed`; `detail` the signal, status or limit. The reason
+    `closed` answers a `Close`, or a `Spawn` that could not be (`detail` says why): then there is no worker,
+    and nothing more comes on its channel.
     """
 
     tag: ClassVar[str] = "rolled_back"
@@ -274,8 +285,11 @@ class CellDone(Message):
 class SubCalls(Message):
     """Code called `llm_query` or `rlm_query`, one or a batch. Body: packed strings.
 
-    `kind` is `llm` (strings: the prompts) or `rlm` (strings: query, context, query, context …).
-    Answered by a `Reply` with packed strings: status (`ok` or an error's name), text, for each prompt.
+    `kind` is `llm` (strings: a system prompt or "", then the prompts) or `rlm` (strings: query, piece,
+    context, for each; a piece is JSON as in `sandbox.pieces`, or "" and the context is text).
+    Answered by a `Reply` with packed strings: status, text, for each prompt. The status is `ok`, `cut` (at
+    the reply's length limit), `whole` (no child RLM here: ask again with the text itself), or an error's
+    name.
     """
 
     tag: ClassVar[str] = "sub_calls"
@@ -283,7 +297,6 @@ class SubCalls(Message):
     kind: str
     count: int
     model: str | None
-    system: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,19 @@
 
 Waits grow exponentially with full jitter, so that calls which failed together do not come back together; a
 provider's retry-after is honoured. A rate limit holds back everyone who shares the `SharedPause`, not only
-the call that met it. What is worth repeating is the error's own word (`ModelError.retryable`).
+the call that met it. What is worth repeating is the error's own word (`ModelError.retryable`). No more than
+`parallel` attempts are under way at once; a call that waits to be repeated leaves its place to others.
 
 It does not set a time limit on a single attempt: the model does. Clock, sleep and chance are parameters.
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -75,6 +78,7 @@ class Retry:
     def __init__(
         self,
         *,
+        parallel: int = 16,
         max_attempts: int = 6,
         base_s: float = 1.0,
         max_wait_s: float = 30.0,
@@ -85,6 +89,7 @@ class Retry:
         chance: Chance = random.random,
     ) -> None:
         self.pause = pause or SharedPause(clock=clock, sleep=sleep, chance=chance)
+        self.places = asyncio.Semaphore(parallel)
         self._max_attempts = max_attempts
         self._base_s = base_s
         self._max_wait_s = max_wait_s
@@ -94,12 +99,29 @@ class Retry:
         self._chance = chance
 
     async def run(self, attempt: Callable[[], Awaitable[T]], *, on_retry: OnRetry | None = None) -> T:
-        """The result of the first attempt that succeeds. Raises the last attempt's error."""
-        deadline = self._clock() + self._deadline_s
+        """The result of the first attempt that succeeds; each has a place. Raises the last one's error."""
+        return await self._run(attempt, self.places, on_retry)
+
+    async def run_in_place(
+        self, attempt: Callable[[], Awaitable[T]], *, on_retry: OnRetry | None = None
+    ) -> T:
+        """The same for one who holds a place already, and keeps it afterwards."""
+        return await self._run(attempt, contextlib.nullcontext(), on_retry)
+
+    async def _run(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        place: AbstractAsyncContextManager[None],
+        on_retry: OnRetry | None,
+    ) -> T:
+        deadline = float("inf")
         for number in itertools.count(1):
-            await self._wait_out_pause(deadline)
             try:
-                return await attempt()
+                async with place:
+                    if number == 1:  # to wait for the first place is nobody's failure
+                        deadline = self._clock() + self._deadline_s
+                    await self._wait_out_pause(deadline)
+                    return await attempt()
             except ModelError as error:
                 wait_s = self._wait_s(number, error)
                 if isinstance(error, RateLimited):
@@ -174,7 +196,7 @@ class _RetryingModel:
 
 
 class _RetryingStream:
-    """Opens the stream and reads its first piece as one repeatable attempt."""
+    """Opens the stream and reads its first piece as one repeatable attempt. It has a place until closed."""
 
     def __init__(
         self, open_stream: Callable[[], ReplyStream], retry: Retry, on_retry: OnRetry | None
@@ -186,7 +208,12 @@ class _RetryingStream:
         self._first: str | None = None
 
     async def __aenter__(self) -> Self:
-        await self._retry.run(self._begin, on_retry=self._on_retry)
+        await self._retry.places.acquire()
+        try:
+            await self._retry.run_in_place(self._begin, on_retry=self._on_retry)
+        except BaseException:
+            self._retry.places.release()
+            raise
         return self
 
     async def _begin(self) -> None:
@@ -201,7 +228,10 @@ class _RetryingStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stream.__aexit__(kind, error, trace)
+        try:
+            await self._stream.__aexit__(kind, error, trace)
+        finally:
+            self._retry.places.release()
 
     def __aiter__(self) -> Self:
         return self

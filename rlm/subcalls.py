@@ -1,41 +1,42 @@
 """Serves what cells ask of models: `llm_query`, `rlm_query` and their batches.
 
-A batch keeps its order and its length; each prompt becomes a result of its own, and one that fails becomes
-the name and text of its error. Everything that runs, at all depths, shares one semaphore and one ledger;
-money is reserved just before a call is sent. With a cache, equal calls are sent once. It knows nothing of
-screens: it emits events.
+A batch is priced before it is sent, and a dear one asked about; prompts that cannot fit are refused. All
+depths share one ledger, one cache and the places of one `Retry`. How a call is made is `rlm.calls`' business,
+how items run side by side `rlm.batch`'s. It knows nothing of screens: it emits events.
 """
 
 import asyncio
-import functools
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
+from rlm.batch import Batch, Item
+from rlm.batch_price import price_of, refusal
 from rlm.box.namespace import RequestRefused
-from rlm.call_cache import CallCache, Kept, call_key
-from rlm.errors import ConfigError, RlmError
-from rlm.events import Event, SubCallFinished, SubCallsFinished, SubCallsStarted, Usage
+from rlm.call_cache import CallCache, call_key
+from rlm.calls import Call, Caller, CallReply, require_fits
+from rlm.deadline import SETTLE_S
+from rlm.errors import ConfigError, PromptTooLarge
+from rlm.events import AskBatch, BatchChoice, BatchPrice, Event, Usage
 from rlm.ledger import Ledger
-from rlm.models import ChatMessage, Model, ModelReply, estimate_tokens
+from rlm.models import ChatMessage, Model
 from rlm.protocol import SubCalls, pack_strings, unpack_strings
+from rlm.retry import Retry
 from rlm.settings import ModelConfig
 
-T = TypeVar("T")
-
-SUB_OUTPUT_TOKENS = 8_192
-LEAST_OUTPUT_TOKENS = 256
-HEAD_CHARS = 2_000
-CHILDREN_AT_ONCE = 4
+MOST_PROMPTS = 100_000
+ASKED_TICK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildTask:
     """What a child RLM is to do: number `child` of the turn, at `depth`, asked by the RLM `parent`.
 
-    Its context is the text `context`, or else a `piece` of a document: JSON as in `sandbox.pieces`.
+    Its context is the text `context`, or else a `piece` of a document: JSON as in `sandbox.pieces`. It pays
+    with `ledger`.
     """
 
     child: int
@@ -47,6 +48,7 @@ class ChildTask:
     context: str
     piece: str
     model: Model
+    ledger: Ledger
 
 
 class Child(Protocol):
@@ -55,43 +57,21 @@ class Child(Protocol):
     def __call__(self, task: ChildTask) -> Awaitable[str]: ...
 
 
-class SingleFlight(Generic[T]):
-    """Of equal calls that are under way at once, runs one; the others get its result, or its failure.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who asks: the RLM number `child` at `depth`, which pays with `ledger`."""
 
-    When the one that runs is cancelled, one of the others takes over.
-    """
-
-    def __init__(self) -> None:
-        self._running: dict[str, asyncio.Future[T]] = {}
-
-    async def run(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, or of an equal one that is under way under the same `key`."""
-        while (running := self._running.get(key)) is not None:
-            await asyncio.wait([running])  # to give up waiting for it must not end it
-            if not running.cancelled():
-                return running.result()
-        running = self._running[key] = asyncio.get_running_loop().create_future()
-        try:
-            result = await call()
-        except Exception as failure:
-            running.set_exception(failure)
-            running.exception()  # perhaps nobody waits for it
-            raise
-        except BaseException:
-            running.cancel()
-            raise
-        else:
-            running.set_result(result)
-            return result
-        finally:
-            del self._running[key]
+    depth: int
+    child: int
+    ledger: Ledger
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class SubCallServer:
     """One for a question. `child` is None where recursion ends; then `rlm_query` is a plain sub-call.
 
-    Without a `cache`, each call is sent, equal ones too.
+    Without a `cache`, each call is sent, equal ones too. `asks` tells whether there is a user to answer
+    `AskBatch`; the time that takes is given back through `extend`.
     """
 
     sub: Model
@@ -100,207 +80,214 @@ class SubCallServer:
     settings: Callable[[str | None], ModelConfig]
     """What is configured of that model, or of the sub model for None: equal calls are told by it."""
     ledger: Ledger
-    parallel: int
-    max_depth: int
+    retry: Retry
     emit: Callable[[Event], None]
+    max_depth: int = 1
+    max_children: int = 4
+    confirm_above_usd: float = float("inf")
+    asks: bool = False
     cache: CallCache | None = None
     child: Child | None = None
-    _flights: SingleFlight[Kept] = field(default_factory=SingleFlight)
-    _gate: asyncio.Semaphore = field(init=False)
-    _children: asyncio.Semaphore = field(init=False)
+    extend: Callable[[float], None] = lambda seconds: None
+    _caller: Caller = field(init=False)
+    _children: "defaultdict[int, asyncio.Semaphore]" = field(init=False)
+    _active: set[Item] = field(default_factory=set)
+    _closed: str = ""
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _batches: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     _child_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
-        self._gate = asyncio.Semaphore(self.parallel)
-        self._children = asyncio.Semaphore(CHILDREN_AT_ONCE)
+        self._caller = Caller(self.retry, self.cache, closed=lambda: self._closed)
+        # One for each depth: a child that waits for its own children must not hold back those.
+        self._children = defaultdict(lambda: asyncio.Semaphore(self.max_children))
 
-    async def serve(self, request: SubCalls, body: bytes, *, depth: int) -> bytes:
-        """Answer one request of a cell at `depth`: packed (status, text) pairs, one for each prompt."""
-        recursive = request.kind == "rlm"
-        if request.kind not in ("llm", "rlm") or not 0 < request.count <= 100_000:
+    async def serve(
+        self, request: SubCalls, body: bytes, *, depth: int, child: int = 0, ledger: Ledger | None = None
+    ) -> bytes:
+        """Answer one request of a cell: packed (status, text) pairs, one for each prompt.
+
+        The status is `ok`, `cut` for a reply that ended at its length limit, `whole` where the text of a
+        piece is needed to go on, or the name of an error.
+        """
+        if request.kind not in ("llm", "rlm") or not 0 < request.count <= MOST_PROMPTS:
             raise RequestRefused("a request that cannot be")
-        strings = unpack_strings(body, request.count * (2 if recursive else 1))
-        pairs = (
-            list(zip(strings[::2], strings[1::2], strict=True)) if recursive else [(s, "") for s in strings]
-        )
         try:
             model = self.choose(request.model) if request.model else self.sub
         except ConfigError as error:
             raise RequestRefused(str(error)) from None
-        grows = recursive and self.child is not None and depth + 1 < self.max_depth
-        batch = _Batch(
-            self,
-            next(self._batches),
-            model,
-            self.settings(request.model),
-            depth,
-            request.system,
-            as_children=grows,
-        )
-        results = await batch.run(pairs)
+        asker = Asker(depth=depth, child=child, ledger=ledger or self.ledger)
+        if request.kind == "llm":
+            system, *prompts = unpack_strings(body, 1 + request.count)
+            results = await self._ask_model(asker, model, request.model, prompts, system=system)
+        else:
+            strings = unpack_strings(body, 3 * request.count)
+            tasks = list(zip(strings[::3], strings[1::3], strings[2::3], strict=True))
+            if self.child is not None and depth + 1 < self.max_depth:
+                results = await self._run_children(asker, model, tasks)
+            elif any(piece for _, piece, _ in tasks):
+                results = [("whole", "")] * len(tasks)
+            else:
+                prompts = [f"{query}\n\n{context}" if context else query for query, _, context in tasks]
+                results = await self._ask_model(asker, model, request.model, prompts)
         return pack_strings(itertools.chain.from_iterable(results))
 
+    def close(self, reason: str) -> None:
+        """Begin nothing more; what is under way may come back for `SETTLE_S`. Cells read `reason`."""
+        if self._closed:
+            return
+        self._closed = reason
+        for item in list(self._active):
+            if not item.under_way:
+                item.give_up(reason)
+        asyncio.get_running_loop().call_later(SETTLE_S, self._give_up)
 
-@dataclass(slots=True)
-class _Call:
-    """One prompt of a batch: the call it comes to, and what became of it. `key` is empty without a cache."""
+    def _give_up(self) -> None:
+        for item in list(self._active):
+            item.give_up(self._closed)
 
-    index: int
-    query: str
-    context: str
-    messages: Sequence[ChatMessage]
-    key: str = ""
-    started: float = field(default_factory=time.monotonic)
-    sent: bool = False
-    usage: Usage = field(default_factory=Usage)
+    # -- calls
 
+    async def _ask_model(
+        self, asker: Asker, model: Model, name: str | None, prompts: Sequence[str], *, system: str = ""
+    ) -> list[tuple[str, str]]:
+        # In a thread: a batch may hold a gigabyte to hash, and its price wait for litellm's import.
+        items = await asyncio.to_thread(self._items, asker, model, self.settings(name), prompts, system)
+        batch = self._batch(asker, model, len(items))
+        price = self._price(items, model, asker)
+        async with batch.open(price.cost_usd):
+            waiting: list[Item] = []
+            for item in items:
+                try:
+                    assert item.call
+                    require_fits(item.call.messages, model)
+                    waiting.append(item)
+                except PromptTooLarge as error:
+                    batch.fail(item, error)
+            await self._send_as_agreed(batch, waiting, model, asker)
+        return [item.result for item in items]
 
-@dataclass(slots=True)
-class _Batch:
-    server: SubCallServer
-    number: int
-    model: Model
-    settings: ModelConfig
-    depth: int
-    system: str | None
-    as_children: bool
-    done: int = 0
-    failed: int = 0
+    def _items(
+        self, asker: Asker, model: Model, settings: ModelConfig, prompts: Sequence[str], system: str
+    ) -> list[Item]:
+        items = []
+        for index, prompt in enumerate(prompts):
+            messages = [ChatMessage(role="system", content=system)] if system else []
+            messages.append(ChatMessage(role="user", content=prompt))
+            key = call_key(settings, messages) if self.cache else ""
+            items.append(Item(index, prompt, Call(model, messages, asker.ledger, key)))
+        return items
 
-    async def run(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        started = time.monotonic()
-        server = self.server
-        calls = [self._call(index, query, context) for index, (query, context) in enumerate(pairs)]
-        server.emit(
-            SubCallsStarted(
-                batch=self.number,
-                total=len(calls),
-                model=self.model.name,
-                estimate_usd=self._estimate_usd(calls),
-                depth=self.depth,
-            )
-        )
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(call, total=len(calls))) for call in calls]
-        finally:
-            server.emit(
-                SubCallsFinished(
-                    batch=self.number,
-                    total=len(calls),
-                    failed=self.failed + len(calls) - self.done,
-                    duration_s=time.monotonic() - started,
-                    depth=self.depth,
+    def _price(self, items: Sequence[Item], model: Model, asker: Asker) -> BatchPrice:
+        """Of those that have to be sent: equal calls once, and not what is kept."""
+        calls = [item.call for item in items if item.call]
+        if self.cache:
+            by_key = {call.key: call for call in calls}
+            missing = self.cache.missing(by_key)
+            to_send = [call for key, call in by_key.items() if key in missing]
+        else:
+            to_send = calls
+        return price_of(to_send, cached=len(calls) - len(to_send), model=model, ledger=asker.ledger)
+
+    async def _send_as_agreed(self, batch: Batch, items: Sequence[Item], model: Model, asker: Asker) -> None:
+        """Send all, or as many as the user agrees to; the others keep the result that they were not."""
+        sent = 0
+        while sent < len(items):
+            left = items[sent:]
+            price = self._price(left, model, asker)
+            dear = self.asks and (price.cost_usd or 0.0) > self.confirm_above_usd
+            if dear or (sent and price.calls):
+                choice = await self._ask_user(batch, price, sampled=sent)
+            else:
+                left_calls = asker.ledger.remaining_sub_calls()
+                if len(items) > 1 and price.affordable < price.calls:
+                    raise RequestRefused(refusal(price, left_calls=left_calls))
+                choice = BatchChoice(kind="run")
+            if choice.kind == "cancel":
+                if not sent:
+                    raise RequestRefused(
+                        f"The user said no to this batch of {len(items):,} calls. Plan a smaller one."
+                    )
+                for item in left:
+                    item.result = ("NotSent", "The user stopped the batch here.")
+                return
+            count = len(left) if choice.kind == "run" else max(1, choice.calls)
+            await batch.send(left[:count], self._answer)
+            sent += count
+
+    async def _answer(self, item: Item) -> CallReply:
+        assert item.call
+        return await self._caller.answer(item.call)
+
+    async def _ask_user(self, batch: Batch, price: BatchPrice, *, sampled: int) -> BatchChoice:
+        async with self._asking:
+            answer: asyncio.Future[BatchChoice] = asyncio.get_running_loop().create_future()
+            batch.emit(
+                AskBatch(
+                    batch=batch.number,
+                    price=price,
+                    sampled=sampled,
+                    answer=answer,
+                    depth=batch.depth,
+                    child=batch.child,
                 )
             )
-        return [task.result() for task in tasks]
+            asked = time.monotonic()
+            try:
+                while not answer.done():
+                    await asyncio.wait([answer], timeout=ASKED_TICK_S)
+                    now = time.monotonic()
+                    self.extend(now - asked)
+                    asked = now
+                return answer.result()
+            finally:
+                answer.cancel()  # a question that nobody waits for is taken back
 
-    def _call(self, index: int, query: str, context: str) -> _Call:
-        prompt = f"{query}\n\n{context}" if context else query
-        messages = [ChatMessage(role="system", content=self.system)] if self.system else []
-        messages.append(ChatMessage(role="user", content=prompt))
-        key = call_key(self.settings, messages) if self.server.cache and not self.as_children else ""
-        return _Call(index, query, context, messages, key)
+    # -- children
 
-    async def _one(self, call: _Call, *, total: int) -> tuple[str, str]:
-        error = ""
-        cached = False
-        try:
-            if self.as_children:
-                assert self.server.child is not None
-                async with self.server._children:
-                    task = ChildTask(
-                        child=next(self.server._child_numbers),
-                        parent=0,
-                        batch=self.number,
-                        index=call.index,
-                        depth=self.depth + 1,
-                        query=call.query,
-                        context=call.context,
-                        piece="",
-                        model=self.model,
+    async def _run_children(
+        self, asker: Asker, model: Model, tasks: Sequence[tuple[str, str, str]]
+    ) -> list[tuple[str, str]]:
+        items = [
+            Item(index, query, child=next(self._child_numbers)) for index, (query, _, _) in enumerate(tasks)
+        ]
+        batch = self._batch(asker, model, len(items), recursive=True)
+        places = self._children[asker.depth]
+
+        async def run(item: Item) -> CallReply:
+            assert self.child
+            query, piece, context = tasks[item.index]
+            async with places:
+                item.running, item.started_s = True, time.monotonic()
+                answer = await self.child(
+                    ChildTask(
+                        child=item.child,
+                        parent=asker.child,
+                        batch=batch.number,
+                        index=item.index,
+                        depth=asker.depth + 1,
+                        query=query,
+                        context=context,
+                        piece=piece,
+                        model=model,
+                        ledger=asker.ledger,
                     )
-                    text = await self.server.child(task)
-            else:
-                text = await self._answer(call)
-                cached = not call.sent
-            result = ("ok", text)
-        except RlmError as failure:
-            error = str(failure)
-            result = (type(failure).__name__, error)
-            self.failed += 1
-        self.done += 1
-        self.server.emit(
-            SubCallFinished(
-                batch=self.number,
-                index=call.index,
-                prompt=call.query[:HEAD_CHARS],
-                reply=result[1][:HEAD_CHARS] if not error else "",
-                error=error,
-                usage=call.usage,
-                duration_s=time.monotonic() - call.started,
-                done=self.done,
-                total=total,
-                cached=cached,
-                depth=self.depth,
-            )
+                )
+                return CallReply(answer, Usage())
+
+        async with batch.open(None):
+            await batch.send(items, run)
+        return [item.result for item in items]
+
+    def _batch(self, asker: Asker, model: Model, total: int, *, recursive: bool = False) -> Batch:
+        return Batch(
+            number=next(self._batches),
+            total=total,
+            model=model.name,
+            recursive=recursive,
+            depth=asker.depth,
+            child=asker.child,
+            emit=self.emit,
+            active=self._active,
+            closed=lambda: self._closed,
         )
-        return result
-
-    async def _answer(self, call: _Call) -> str:
-        """The reply: kept, from an equal call that is under way, or paid for now."""
-        cache = self.server.cache
-        if cache is None:
-            return (await self._send(call)).text
-        kept = await self.server._flights.run(call.key, functools.partial(self._find_or_send, call, cache))
-        if not call.sent:
-            cache.count_hit(call.key, kept.usage)
-        return kept.text
-
-    async def _find_or_send(self, call: _Call, cache: CallCache) -> Kept:
-        if kept := cache.find(call.key):
-            return kept
-        reply = await self._send(call)
-        # Nothing is awaited once the reply is there: what was paid for is kept before anybody gets it.
-        cache.keep(call.key, reply)
-        return Kept(reply.text, reply.usage)
-
-    async def _send(self, call: _Call) -> ModelReply:
-        async with self.server._gate:
-            call.started = time.monotonic()
-            reply = await self._paid(call.messages)
-        call.sent = True
-        call.usage = reply.usage
-        return reply
-
-    async def _paid(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        input_tokens = estimate_tokens(messages)
-        model, ledger = self.model, self.server.ledger
-        wanted = min(SUB_OUTPUT_TOKENS, model.max_output_tokens or SUB_OUTPUT_TOKENS)
-        limit = ledger.affordable_output_tokens(wanted, input_tokens=input_tokens, price=model.price)
-        limit = max(limit, LEAST_OUTPUT_TOKENS)
-        reservation = ledger.reserve(
-            model.name, input_tokens=input_tokens, output_tokens=limit, price=model.price, sub_call=True
-        )
-        reply: ModelReply | None = None
-        try:
-            reply = await model.complete(messages, max_output_tokens=limit)
-        finally:
-            # A call that failed or was cancelled has no numbers; nothing is counted for it.
-            if reply is None:
-                ledger.release(reservation)
-            else:
-                ledger.settle(reservation, reply.usage)
-        return reply
-
-    def _estimate_usd(self, calls: Sequence[_Call]) -> float | None:
-        """What the batch will cost, if replies are a tenth as long as the limit; None when unpriced."""
-        price, cache = self.model.price, self.server.cache
-        if price is None or self.as_children:
-            return None
-        if cache:
-            by_key = {call.key: call for call in calls}
-            calls = [by_key[key] for key in cache.missing(by_key)]
-        tokens = sum((len(call.query) + len(call.context)) // 4 + 1 for call in calls)
-        return price.cost_usd(input_tokens=tokens, output_tokens=len(calls) * SUB_OUTPUT_TOKENS // 10)

@@ -93,11 +93,11 @@ def test_lone_surrogate_is_replaced_and_the_text_around_it_kept(lone: str) -> No
 
 
 def spawn(**changes: object) -> bytes:
-    return json.dumps({"t": "spawn", "body": 0, "worker": 1, **changes}).encode()
+    return json.dumps({"t": "spawn", "body": 0, "worker": 1, "memory_bytes": 2, **changes}).encode()
 
 
 def test_spelled_by_hand_it_is_accepted() -> None:
-    assert protocol.decode(spawn(), ALL) == protocol.Spawn(worker=1)
+    assert protocol.decode(spawn(), ALL) == protocol.Spawn(worker=1, memory_bytes=2)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_spelled_by_hand_it_is_accepted() -> None:
         spawn(worker=float("-inf")),
         spawn(body=None),
         spawn(more=1),
-        b'{"t":"spawn","worker":1}',
-        b'{"t":"spawn","body":0,"worker":1,"worker":2}',
-        b'{"t":"spawn","body":0,"worker":1e400}',
+        b'{"t":"spawn","worker":1,"memory_bytes":2}',
+        b'{"t":"spawn","body":0,"worker":1,"memory_bytes":2,"worker":2}',
+        b'{"t":"spawn","body":0,"worker":1e400,"memory_bytes":2}',
         b'{"t":"spawn","body":0,"worker":' + b"1" * 5000 + b"}",
         b'{"t":"spawn","body":0,"worker":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
         b'{"t":"output","body":0,"cell":1,"text":"\\ud800"}',
@@ -240,8 +240,8 @@ def test_whole_frame_that_is_cut_short_is_refused(payload: bytes) -> None:
 
 
 def test_message_and_body_that_each_fit_make_a_frame_that_can_be_read() -> None:
-    """A long system prompt and a list of prompts: each within its limit. What does not fit is not made."""
-    message = protocol.SubCalls(request=1, kind="llm", count=1, model=None, system="s" * 60_000)
+    """A long message and its body: each within its limit. What does not fit is not made."""
+    message = protocol.LoadFile(request=1, path="s" * 60_000)
     room = protocol.MAX_PAYLOAD_BYTES - BODY_ID.size - len(protocol.encode(message))
     frame = protocol.whole_frame(1, message, [bytes(room - 1), b"\0"])
     assert frame is not None

@@ -8,16 +8,26 @@ from typing import Any
 
 import pytest
 
+from rlm.box.namespace import RequestRefused
 from rlm.call_cache import CallCache, cache_usage
-from rlm.events import Event, SubCallFinished, SubCallsStarted, Usage
-from rlm.ledger import Ledger, Price
+from rlm.events import (
+    AskBatch,
+    BatchChoice,
+    Event,
+    SubCallFinished,
+    SubCallsFinished,
+    SubCallsProgress,
+    SubCallsStarted,
+    Usage,
+)
+from rlm.ledger import Caps, Ledger, Price
 from rlm.models import LiteLLMModel, Model, close_models
 from rlm.protocol import SubCalls, pack_strings, unpack_strings
 from rlm.providers import ModelSettings
-from rlm.retry import Retry, with_retry
+from rlm.retry import Retry
 from rlm.settings import Config, ModelConfig
-from rlm.subcalls import SingleFlight, SubCallServer
-from rlm.ui.batches import Batches
+from rlm.single_flight import SingleFlight
+from rlm.subcalls import SubCallServer
 from tests.model_server import Answer, Fault, Json, ModelServer, Reply, Tokens
 
 # litellm ignores these itself, when imported; pytest takes its filters back after each test.
@@ -32,6 +42,15 @@ COST_USD = 0.002
 """Of one call that takes `TOKENS`."""
 
 
+class ANY_ERROR(str):  # noqa: N801
+    """Equal to every result that is an error of this name."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other.startswith(f"{self}: ")
+
+    __hash__ = str.__hash__
+
+
 @pytest.fixture
 def server() -> Iterator[ModelServer]:
     with ModelServer() as running:
@@ -44,6 +63,18 @@ async def _closed_connections() -> AsyncIterator[None]:
     await close_models()
 
 
+class Windowed(LiteLLMModel):
+    """A model whose window is known."""
+
+    def __init__(self, settings: ModelSettings, window: int | None) -> None:
+        super().__init__(settings)
+        self._window = window
+
+    @property
+    def context_window(self) -> int | None:
+        return self._window
+
+
 @dataclass
 class Question:
     """What one question has for its sub-calls; the cache, if any, is in `folder`."""
@@ -52,7 +83,10 @@ class Question:
     folder: Path
     cached: bool = True
     parallel: int = 16
-    max_sub_calls: int | None = None
+    caps: Caps = field(default_factory=Caps)
+    confirm_above_usd: float = 100.0
+    choices: list[BatchChoice] = field(default_factory=list)
+    window: int | None = None
     events: list[Event] = field(default_factory=list)
     config: Config = field(init=False)
     ledger: Ledger = field(init=False)
@@ -65,16 +99,17 @@ class Question:
             sub=sub,
             aliases={"cold": replace(sub, params={"temperature": 0})},
         )
-        self.ledger = Ledger(max_sub_calls=self.max_sub_calls)
+        self.ledger = Ledger(self.caps)
         cache = CallCache(self.path, limit_bytes=1 << 20, emit=self.events.append)
         self.calls = SubCallServer(
             sub=self._model(sub),
             choose=lambda name: self._model(self.config.named(name)),
             settings=self.config.named,
             ledger=self.ledger,
-            parallel=self.parallel,
-            max_depth=1,
-            emit=self.events.append,
+            retry=Retry(parallel=self.parallel, base_s=0.01),
+            confirm_above_usd=self.confirm_above_usd,
+            asks=bool(self.choices),
+            emit=self._heed,
             cache=cache if self.cached else None,
         )
 
@@ -82,16 +117,22 @@ class Question:
         settings = ModelSettings(
             model=model.model, api_base=model.api_base, api_key="k", params=model.params, price=PRICE
         )
-        return with_retry(LiteLLMModel(settings), Retry(base_s=0.01))
+        return Windowed(settings, self.window)
+
+    def _heed(self, event: Event) -> None:
+        """Keep it, and choose as a user would."""
+        self.events.append(event)
+        if isinstance(event, AskBatch):
+            event.answer.set_result(self.choices.pop(0))
 
     @property
     def path(self) -> Path:
         return self.folder / "cache.sqlite3"
 
-    async def ask(self, *prompts: str, model: str | None = None, system: str | None = None) -> list[str]:
+    async def ask(self, *prompts: str, model: str | None = None, system: str = "") -> list[str]:
         """The replies to one batch, each failure as `Name: text`."""
-        request = SubCalls(request=1, kind="llm", count=len(prompts), model=model, system=system)
-        answer = await self.calls.serve(request, pack_strings(prompts), depth=0)
+        request = SubCalls(request=1, kind="llm", count=len(prompts), model=model)
+        answer = await self.calls.serve(request, pack_strings([system, *prompts]), depth=0)
         strings = unpack_strings(answer, 2 * len(prompts))
         return [
             text if status == "ok" else f"{status}: {text}"
@@ -149,7 +190,7 @@ async def test_what_was_kept_costs_nothing_and_is_no_sub_call(
     server: ModelServer, question: Callable[..., Question]
 ) -> None:
     server.default("sub", echo)
-    first, second = question(), question(max_sub_calls=1)
+    first, second = question(), question(caps=Caps(sub_calls=1))
     await first.ask("a", "b")
     assert await second.ask("a", "b", "c") == ["A", "B", "C"]
     assert first.ledger.usage.cost_usd == pytest.approx(2 * COST_USD)
@@ -161,27 +202,6 @@ async def test_what_was_kept_costs_nothing_and_is_no_sub_call(
     found = cache_usage(first.path)
     assert (found.hits, found.sent, found.replies) == (2, 3, 3)
     assert found.saved_usd == pytest.approx(2 * COST_USD)
-
-
-async def test_a_batch_tells_how_many_were_not_sent(
-    server: ModelServer, question: Callable[..., Question]
-) -> None:
-    server.default("sub", echo)
-    await question().ask("a", "b")
-    again = question()
-    await again.ask("a", "b", "c", "d")
-    batches = Batches()
-    for event in again.events:
-        if isinstance(event, SubCallsStarted):
-            batches.start(event, now_s=0.0)
-        elif isinstance(event, SubCallFinished):
-            batches.add(event)
-            if event.done == 2:
-                assert batches.progress(1.0) == "2/4 calls · 2 cached · 0 tok · $0.00", "no guess at an end"
-            elif event.done == 3:
-                assert batches.progress(10.0) == "3/4 calls · 2 cached · 1.1k tok · $0.0020 · ETA 10s"
-    batch = batches.end(1)
-    assert batch and batch.summary(12.0) == "4 calls to openai/sub · 2 cached · 2.2k tok · $0.0040 · 12s"
 
 
 async def test_another_model_or_system_prompt_is_another_call(
@@ -270,9 +290,10 @@ async def test_a_failure_is_everybodys_and_is_met_once(
 
 async def test_a_refused_budget_is_no_reply(server: ModelServer, question: Callable[..., Question]) -> None:
     server.default("sub", echo)
-    asked = question(max_sub_calls=1)
-    replies = await asked.ask("a", "b", "b")
-    assert replies[0] == "A" and [reply.partition(":")[0] for reply in replies[1:]] == ["BudgetReached"] * 2
+    asked = question(caps=Caps(sub_calls=1))
+    assert await asked.ask("a") == ["A"]
+    (reply,) = await asked.ask("b")
+    assert reply.startswith("BudgetReached")
     assert sent(server) == ["a"]
 
 
@@ -284,13 +305,15 @@ async def test_when_the_one_that_is_sent_is_cancelled_another_takes_over(
     first = asyncio.create_task(asked.ask("a"))
     await asyncio.to_thread(server.wait_for_requests, 1)
     others = [asyncio.create_task(asked.ask("a")) for _ in range(3)]
-    await asyncio.sleep(0)
+    while len(asked.calls._active) < 4:  # noqa: ASYNC110 - nothing tells of one that waits for another
+        await asyncio.sleep(0.01)
     first.cancel()
     assert await asyncio.gather(*others) == [["at last"]] * 3
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(server.requests) == 2
-    assert asked.ledger.usage.calls == 1 and asked.ledger.reserved_usd == 0
+    assert asked.ledger.usage.calls == 2, "the one that was cancelled too, as an estimate"
+    assert asked.ledger.reserved_usd == 0
 
 
 async def test_one_that_waits_can_be_cancelled_alone() -> None:
@@ -308,3 +331,155 @@ async def test_one_that_waits_can_be_cancelled_alone() -> None:
         await gives_up
     may_end.set()
     assert (await sent, await waits) == ("reply", "reply")
+
+
+# ---- what fits, and what it costs
+
+
+async def test_a_prompt_beyond_the_window_is_not_sent(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", echo)
+    asked = question(window=1000)
+    long = "long " * 2000
+    assert await asked.ask("a", long, "b") == ["A", ANY_ERROR("PromptTooLarge"), "B"]
+    assert sent(server) == ["a", "b"]
+    (error,) = [event.error for event in asked.finished() if event.error]
+    assert "2,504 tokens (10,000 characters)" in error and "takes 1,000" in error
+    assert "chunks(size=3_000)" in error
+
+
+async def test_a_batch_that_does_not_fit_is_refused_with_what_is_left(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", echo)
+    asked = question(caps=Caps(cost_usd=0.10))
+    with pytest.raises(RequestRefused, match=r"100 calls .* cost about \$0.40, and \$0.0900 is left.* 22 of"):
+        await asked.ask(*[f"{number}" for number in range(100)])
+    few = question(caps=Caps(sub_calls=3))
+    with pytest.raises(RequestRefused, match=r"4 calls to openai/sub .* too long\. 3 sub-calls are left"):
+        await few.ask("a", "b", "c", "d")
+    assert await few.ask("a", "b", "c") == ["A", "B", "C"]
+    assert not sent(server)[3:]
+
+
+@pytest.mark.parametrize(
+    ("choices", "replies"),
+    [
+        ([BatchChoice(kind="run")], ["A", "B", "C", "D"]),
+        ([BatchChoice(kind="sample", calls=1), BatchChoice(kind="run")], ["A", "B", "C", "D"]),
+        (
+            [
+                BatchChoice(kind="sample", calls=1),
+                BatchChoice(kind="sample", calls=2),
+                BatchChoice(kind="cancel"),
+            ],
+            ["A", "B", "C", "NotSent: The user stopped the batch here."],
+        ),
+    ],
+)
+async def test_a_dear_batch_is_asked_about(
+    server: ModelServer, question: Callable[..., Question], choices: list[BatchChoice], replies: list[str]
+) -> None:
+    server.default("sub", echo)
+    asked = question(confirm_above_usd=0.001, choices=[*choices])
+    assert await asked.ask("a", "b", "c", "d") == replies
+    questions = [event for event in asked.events if isinstance(event, AskBatch)]
+    assert len(questions) == len(choices)
+    price = questions[0].price
+    assert (price.calls, price.cached, price.measured) == (4, 0, False)
+    assert price.cost_usd == pytest.approx(4 * (5 * 1.0 + 400 * 10.0) / 1e6)
+    done = [event for event in asked.events if isinstance(event, SubCallsFinished)]
+    assert (done[0].total, done[0].failed) == (4, len([reply for reply in replies if ":" in reply]))
+
+
+async def test_a_sample_measures_the_rest(server: ModelServer, question: Callable[..., Question]) -> None:
+    server.default("sub", echo)
+    choices = [BatchChoice(kind="sample", calls=3), BatchChoice(kind="run")]
+    asked = question(confirm_above_usd=0.001, choices=choices)
+    await asked.ask(*"abcdef")
+    _, again = [event for event in asked.events if isinstance(event, AskBatch)]
+    assert (again.sampled, again.price.calls, again.price.measured) == (3, 3, True)
+    assert again.price.output_tokens == 3 * TOKENS.output
+
+
+async def test_a_no_reaches_the_cell_and_nothing_is_sent(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    asked = question(confirm_above_usd=0.001, choices=[BatchChoice(kind="cancel")])
+    with pytest.raises(RequestRefused, match="said no to this batch of 2 calls"):
+        await asked.ask("a", "b")
+    assert not server.requests
+
+
+async def test_what_others_reserved_is_waited_for(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    """Each call reserves the longest reply, 8 cents here; the cap has room for one at a time."""
+    server.default("sub", echo)
+    asked = question(caps=Caps(cost_usd=0.12))
+    assert await asked.ask(*"abcdefgh") == [*"ABCDEFGH"]
+    assert asked.ledger.usage.cost_usd == pytest.approx(8 * COST_USD)
+
+
+# ---- trouble, and the end
+
+
+async def test_a_call_that_waits_to_be_repeated_leaves_its_place(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.reply("sub", Fault(status=500), Reply("first"), Reply("second"))
+    asked = question(parallel=1)
+    assert sorted(await asked.ask("a", "b")) == ["first", "second"]
+    assert [request.prompt for request in server.requests] == ["a", "b", "a"]
+    assert [event.retries for event in asked.finished()] == [1, 0]
+
+
+async def test_it_tells_how_many_are_under_way(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", Reply("reply", delay_s=0.5))
+    asked = question(parallel=3)
+    await asked.ask(*"abcd")
+    seen = [event.running for event in asked.events if isinstance(event, SubCallsProgress)]
+    assert max(seen) == 3 and server.peak_parallel == 3
+
+
+async def test_a_cut_reply_says_so_and_is_not_kept(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.reply("sub", Reply("begun and", finish_reason="length"), Reply("whole"))
+    asked = question()
+    assert await asked.ask("a") == ["cut: begun and"]
+    assert await asked.ask("a") == ["whole"]
+    assert [event.cut for event in asked.finished()] == [True, False]
+
+
+async def test_once_closed_nothing_is_sent_and_what_is_under_way_comes_back(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", Reply("in time", delay_s=0.3))
+    asked = question(parallel=2)
+    asking = asyncio.create_task(asked.ask(*"abcd"))
+    await asyncio.to_thread(server.wait_for_requests, 2)
+    asked.calls.close("Out of time.")
+    late = "NoAnswer: Out of time."
+    assert await asking == ["in time", "in time", late, late]
+    assert await asked.ask("e") == [late]
+    assert len(server.requests) == 2 and asked.ledger.usage.sub_calls == 2
+
+
+async def test_a_call_that_was_cancelled_is_counted_as_far_as_is_known(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", Fault(how="hang"))
+    asked = question()
+    asking = asyncio.create_task(asked.ask("twelve chars"))
+    await asyncio.to_thread(server.wait_for_requests, 1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await asyncio.to_thread(server.requests[0].client_hung_up)
+    usage = asked.ledger.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (7, 0, True)
+    assert asked.ledger.reserved_usd == 0

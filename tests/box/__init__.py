@@ -49,6 +49,7 @@ class Host:
     """
 
     reply: Callable[[str], str] = lambda prompt: f"re: {prompt}"
+    status: str = "ok"
     prompts: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     dropped: int = 0
@@ -68,15 +69,17 @@ class Host:
             self.asked.notify_all()
         if not isinstance(request, SubCalls):
             raise RequestRefused(f"{request.tag}: not here")
-        fields = 2 if request.kind == "rlm" else 1
-        prompts = unpack_strings(body, fields * request.count)[::fields]
+        if request.kind == "rlm":
+            prompts = unpack_strings(body, 3 * request.count)[::3]
+        else:
+            prompts = unpack_strings(body, 1 + request.count)[1:]
         self.prompts += prompts
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.dropped += 1
             raise
-        return pack_strings(text for prompt in prompts for text in ("ok", self.reply(prompt)))
+        return pack_strings(text for prompt in prompts for text in (self.status, self.reply(prompt)))
 
 
 @dataclass

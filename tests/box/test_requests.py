@@ -19,7 +19,7 @@ async def test_batch_is_answered_in_order_and_in_one_request(guest: Guest) -> No
     shown = await guest.shows(
         "llm_query_batched(str(n) for n in range(500)) == [f're: {n}' for n in range(500)]"
     )
-    assert shown == "True\n"
+    assert shown.endswith("True\n")
     assert len(guest.host.requests) == 1
     assert await guest.shows("llm_query_batched([])") == "[]\n"
     assert len(guest.host.requests) == 1
@@ -69,11 +69,57 @@ async def test_lone_surrogate_in_a_system_prompt_costs_no_container(guest: Guest
     await guest.is_intact()
 
 
-async def test_long_system_prompt_and_short_prompts_go_together(guest: Guest) -> None:
-    assert await guest.shows("llm_query('p' * 30_000, system='s' * 40_000)[:5]") == "'re: p'\n"
-    refused = await guest.run("llm_query('p', system='s' * 100_000)")
-    assert refused.status == "error"
-    await guest.is_intact()
+async def test_a_system_prompt_may_be_long(guest: Guest) -> None:
+    assert await guest.shows("llm_query('p' * 30_000, system='s' * 1_000_000)[:5]") == "'re: p'\n"
+
+
+async def test_a_schema_makes_replies_data_and_is_asked_for_once_more(guest: Guest) -> None:
+    replies = iter(['{"n": 1}', "two", '```json\n{"n": 2}\n```', "three"])
+    guest.host.reply = lambda prompt: next(replies)
+    shown = await guest.shows("llm_query_batched(['a', 'b'], schema={'n': int})")
+    assert shown == "[{'n': 1}, {'n': 2}]\n"
+    a, b, again = guest.host.prompts
+    assert a.startswith("a\n\nReply with JSON only") and '"integer"' in b
+    assert again.startswith(b) and "it is not JSON" in again and "two" in again
+    guest.host.reply = lambda prompt: "never"
+    result = await guest.run("llm_query('a', schema={'n': int})")
+    assert result.error.startswith(
+        "SubCallError: the reply did not fit the schema, asked twice: it is not JSON"
+    )
+    assert (await guest.run("llm_query('a', schema=3)")).error.startswith("ValueError: schema: 3 is not")
+
+
+async def test_the_same_question_of_each_item(guest: Guest) -> None:
+    await guest.shows("llm_map('Is {item} big?', ['a', 'b{item}'])")
+    await guest.shows("llm_map('{name} is {age}, {else}', [{'name': '{age}', 'age': 3}])")
+    await guest.shows("llm_map('Big?', ['a']); llm_map(lambda item: item * 2, ['c'])")
+    asked = ["Is a big?", "Is b{item} big?", "{age} is 3, {else}", "Big?\n\na", "cc"]
+    assert guest.host.prompts == asked
+
+
+async def test_short_prompts_by_the_hundred_are_remarked_upon_once_a_cell(guest: Guest) -> None:
+    result = await guest.run("for n in range(150): llm_query(f'line {n}')")
+    assert result.shown.count("Note: 100 prompts of about 6 characters. That is slow and dear") == 1
+    result = await guest.run("replies = llm_query_batched(['x' * 600] * 150)")
+    assert result.shown == ""
+
+
+async def test_a_failed_item_is_false_and_says_why_wherever_it_is_shown(guest: Guest) -> None:
+    guest.host.status = "RateLimited"
+    shown = await guest.shows("reply, = llm_query_batched(['a']); print(reply, [reply], bool(reply))")
+    assert shown == "RateLimited: re: a [<failed: RateLimited: re: a>] False\n"
+    guest.host.status = "cut"
+    shown = await guest.shows("llm_query_batched(['a', 'b'])")
+    assert shown.startswith("Note: 2 of 2 replies were cut off at their length limit (index 0, 1).")
+    assert shown.endswith("['re: a', 're: b']\n")
+
+
+async def test_where_there_are_no_children_the_text_of_a_piece_is_sent(guest: Guest) -> None:
+    guest.host.status = "whole"
+    running = asyncio.ensure_future(guest.run("rlm_query('q', 'the text')"))
+    await guest.host.has_been_asked(2)
+    assert guest.host.prompts == ["q", "q"]
+    await running
 
 
 async def test_refusal_of_the_host_is_what_the_cell_reads(guest: Guest) -> None:
