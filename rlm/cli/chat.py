@@ -89,12 +89,12 @@ class Chat:
                 self.console.error(error)
 
     async def _ask(self, question: str) -> None:
+        from rlm.cli.ask import Keyboard
         from rlm.cli.conduct import conduct
-        from rlm.cli.run import ask_yes_no
 
         try:
             finished = await conduct(
-                self.session, question, console=self.console, ask_user=ask_yes_no(self.options)
+                self.session, question, console=self.console, asker=Keyboard(self.options)
             )
         except Interrupted as abandoned:
             # The namespace of before the turn comes back with the next question.

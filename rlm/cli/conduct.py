@@ -1,38 +1,44 @@
 """Conducts a turn on a terminal or off one: shows its events, asks what they ask, minds Ctrl-C.
 
-Ctrl-C once stops the cell and its sub-calls and ends the turn, keeping variables and paid results; twice
-abandons the turn, and the namespace is that of before it.
+Ctrl-C once withdraws an open question, stops the cell and its sub-calls and ends the turn, keeping variables
+and paid results; twice abandons the turn, and the namespace is that of before it.
 """
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import click
+
+from rlm.cli.ask import Asker
 from rlm.errors import Interrupted
-from rlm.events import AskConsent, TurnFinished
+from rlm.events import AskBatch, AskConsent, BatchChoice, TurnFinished
 from rlm.session import Session
 from rlm.ui.console import Console
 from rlm.ui.render import Screen
 from rlm.ui.sanitise import visible_line
 
+T = TypeVar("T")
+
 TICK_S = 0.1
 
-AskUser = Callable[[str], Awaitable[bool]]
 
-
-async def conduct(session: Session, question: str, *, console: Console, ask_user: AskUser) -> TurnFinished:
+async def conduct(session: Session, question: str, *, console: Console, asker: Asker) -> TurnFinished:
     """Run one turn; returns its end. Raises `Interrupted` when the user abandoned it."""
-    screen = Screen(console)
-    ticking = asyncio.create_task(_tick(screen))
+    turn = _Turn(session, console, Screen(console), asker)
+    ticking = asyncio.create_task(turn.tick())
     finished: TurnFinished | None = None
     try:
-        with _interrupts(session, console):
+        with turn.interrupts():
             async for event in session.ask(question):
-                screen.show(event)
-                if isinstance(event, AskConsent):
-                    await _consent(event, console, ask_user)
-                elif isinstance(event, TurnFinished):
+                if isinstance(event, AskConsent | AskBatch):
+                    await turn.ask(event)
+                    continue
+                turn.screen.show(event)
+                if isinstance(event, TurnFinished):
                     finished = event
     except asyncio.CancelledError:
         if finished is None:
@@ -45,42 +51,84 @@ async def conduct(session: Session, question: str, *, console: Console, ask_user
     return finished
 
 
-async def _tick(screen: Screen) -> None:
-    while True:
-        await asyncio.sleep(TICK_S)
-        screen.tick()
+@dataclass(slots=True)
+class _Turn:
+    session: Session
+    console: Console
+    screen: Screen
+    asker: Asker
+    open: "asyncio.Task[Any] | None" = None
+    """The question that waits for the user."""
+    interrupted: bool = False
 
+    async def tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.open is None:
+                self.screen.tick()
 
-async def _consent(event: AskConsent, console: Console, ask_user: AskUser) -> None:
-    console.status("")
-    agreed = await ask_user(f"May the code read {visible_line(event.real_path)}? [y/N] ")
-    if not event.answer.done():
-        event.answer.set_result(agreed)
-
-
-@contextlib.contextmanager
-def _interrupts(session: Session, console: Console) -> Iterator[None]:
-    """For the length of a turn, SIGINT stops it; a second one cancels the task that runs it."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    count = 0
-
-    def on_sigint() -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            console.note("stopping; what was found is kept (Ctrl-C again abandons the turn)", level="warning")
-            session.interrupt()
+    async def ask(self, event: AskConsent | AskBatch) -> None:
+        """Show the question and hand its answer back, unless nobody waits for it any more."""
+        if event.answer.done():
+            return
+        if isinstance(event, AskConsent):
+            question = f"May the code read {visible_line(event.real_path)}?"
+            await self._ask(event, event.answer, lambda: self.asker.yes_no(question), withdrawn=False)
         else:
-            task.cancel()
+            cancel = BatchChoice(kind="cancel")
+            await self._ask(event, event.answer, lambda: self.asker.batch(event), withdrawn=cancel)
 
-    loop.add_signal_handler(signal.SIGINT, on_sigint)
-    # A terminal that goes away, or a polite kill, is a Ctrl-C whose second one comes at once.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+    async def _ask(
+        self,
+        event: AskConsent | AskBatch,
+        answer: "asyncio.Future[T]",
+        ask: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        withdrawn: T,
+    ) -> None:
+        if self.interrupted:
+            answer.set_result(withdrawn)
+            return
+        self.screen.show(event)
+        task = self.open = asyncio.create_task(ask())
+        try:
+            await asyncio.wait([task, answer], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                answer.set_result(withdrawn if task.cancelled() else task.result())
+        finally:
+            self._withdraw()
+            self.screen.answered(event)
+
+    def _withdraw(self) -> None:
+        """Take the open question back, if there is one; what is shown next begins a line."""
+        if self.open and not self.open.done():
+            self.open.cancel()
+            click.echo(err=True)
+        self.open = None
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """For the length of a turn, SIGINT stops it; a second one cancels the task that runs it."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def on_sigint() -> None:
+            if self.interrupted:
+                task.cancel()
+                return
+            self.interrupted = True
+            self._withdraw()
+            text = "stopping; what was found is kept (Ctrl-C again abandons the turn)"
+            self.console.note(text, level="warning")
+            self.session.interrupt()
+
+        loop.add_signal_handler(signal.SIGINT, on_sigint)
+        # A terminal that goes away, or a polite kill, is a Ctrl-C whose second one comes at once.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)

@@ -19,8 +19,8 @@ def command(options: Options) -> int:
     No model is called, no key is needed, nothing leaves this machine, and nothing is kept.
     """
     from rlm import demo
+    from rlm.cli.ask import Keyboard
     from rlm.cli.conduct import conduct
-    from rlm.cli.run import ask_yes_no
     from rlm.events import TurnFinished
     from rlm.register import add_documents, begin_session
     from rlm.session import Session
@@ -50,9 +50,7 @@ def command(options: Options) -> int:
             async def ask() -> TurnFinished:
                 session = Session(config=config, state=state, models=demo.models(), cwd=Path.cwd())
                 try:
-                    return await conduct(
-                        session, demo.QUESTION, console=console, ask_user=ask_yes_no(options)
-                    )
+                    return await conduct(session, demo.QUESTION, console=console, asker=Keyboard(options))
                 finally:
                     await session.close()
 

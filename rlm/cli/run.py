@@ -117,13 +117,14 @@ def _ask(
         with asyncio.Runner() as runner:
 
             async def ask() -> "TurnFinished":
+                from rlm.cli.ask import Keyboard
                 from rlm.cli.conduct import conduct
 
                 session = Session(
                     config=config, state=state, models=models, cwd=Path.cwd(), asks=options.interactive
                 )
                 try:
-                    return await conduct(session, question, console=console, ask_user=ask_yes_no(options))
+                    return await conduct(session, question, console=console, asker=Keyboard(options))
                 finally:
                     await session.close()
                     await close_models()
@@ -172,17 +173,6 @@ def add_stdin(state: "State", data: bytes) -> None:
     path = state.keep_input("stdin.txt", data)
     old = [Document.from_json(row) for row in state.view().documents]
     add_documents(state, [look(path, name="stdin")], [row for row in old if row.name != "stdin"])
-
-
-def ask_yes_no(options: Options) -> Any:
-    async def ask(question: str) -> bool:
-        if options.yes:
-            return True
-        return await asyncio.to_thread(
-            click.confirm, question.removesuffix(" [y/N] "), default=False, err=True
-        )
-
-    return ask
 
 
 def _write(answer: Path, output: Path) -> None:

@@ -36,6 +36,11 @@ def money(cost_usd: float | None) -> str:
     return f"${cost_usd:.4f}" if cost_usd >= 0.00005 else "<$0.0001"
 
 
+def price_each(cost_usd: float | None) -> str:
+    """What one of many costs, in two digits or so: `$0.034`, `$0.0012`, else as `money`."""
+    return f"${cost_usd:.3f}" if cost_usd is not None and 0.00995 <= cost_usd < 0.0995 else money(cost_usd)
+
+
 def duration(duration_s: float) -> str:
     """`12ms`, `1.2s`, `38s`, `2m 05s`, `1h 02m`."""
     if duration_s < 0.0995:
@@ -47,6 +52,12 @@ def duration(duration_s: float) -> str:
         return f"{seconds}s"
     minutes, seconds = divmod(seconds, 60)
     return f"{minutes}m {seconds:02}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02}m"
+
+
+def wait(seconds: float) -> str:
+    """A time to come, in whole seconds and never none: `1s`, `28s`, `2m 05s`."""
+    whole = max(1, round(seconds))
+    return f"{whole}s" if whole < 60 else duration(whole)
 
 
 def plural(number: int, noun: str) -> str:
@@ -64,6 +75,12 @@ def tokens_text(usage: Usage) -> str:
     about = "~" if usage.estimated else ""
     text = f"{about}{count(usage.input_tokens)} in / {about}{count(usage.output_tokens)} out"
     return f"{text} ({about}{count(usage.cached_tokens)} cached)" if usage.cached_tokens else text
+
+
+def total_tokens_text(usage: Usage) -> str:
+    """`216k tok`: input and output together; `~` as in `tokens_text`."""
+    about = "~" if usage.estimated else ""
+    return f"{about}{count(usage.input_tokens + usage.output_tokens)} tok"
 
 
 def cost_text(usage: Usage) -> str:

@@ -30,7 +30,10 @@ from rlm.events import (
     TurnFinished,
     TurnStarted,
 )
+from rlm.ui import children
+from rlm.ui.ask import price_lines
 from rlm.ui.batches import Batch, Batches
+from rlm.ui.children import Children
 from rlm.ui.console import Console
 from rlm.ui.flow import Flow, Fold
 from rlm.ui.numbers import cost_text, count, duration, plural, size, usage_text
@@ -62,12 +65,21 @@ class Screen:
         self._step = 0
         self._prose: Flow | None = None
         self._output: Fold | None = None
-        self._batches = Batches()
+        self._children = Children()
+        self._batches = Batches(self._children)
+        self._asked_at_s = 0.0
         self._skipped: set[str] = set()
 
     def tick(self) -> None:
         """Bring the status line up to date."""
+        if self._batches:
+            self._status_of_batches()
         self._console.tick()
+
+    def answered(self, event: AskConsent | AskBatch) -> None:
+        """The question that `event` asked is closed: its time is not the batch's."""
+        if isinstance(event, AskBatch):
+            self._batches.waited(event.batch, self._console.clock() - self._asked_at_s)
 
     def show(self, event: Event) -> None:
         """Draw one event."""
@@ -95,7 +107,9 @@ class Screen:
             case SubCallsFinished():
                 self._sub_calls_finished(event)
             case Reminder():
-                self._say("reminded: the reply held neither a cell nor an answer", depth=event.depth)
+                if self._shows(event.child):
+                    text = "reminded: the reply held neither a cell nor an answer"
+                    self._say(self._who(event.child) + text, depth=event.depth)
             case AskConsent():
                 self._ask_consent(event)
             case NamespaceSaved():
@@ -106,8 +120,12 @@ class Screen:
                 self._child_started(event)
             case ChildFinished():
                 self._child_finished(event)
-            case SubCallsProgress() | AskBatch():
-                pass
+            case SubCallsProgress():
+                self._batches.update(event, now_s=self._console.clock())
+                if self._batches:
+                    self._status_of_batches()
+            case AskBatch():
+                self._ask_batch(event)
             case TurnFinished():
                 self._turn_finished(event)
             case _:
@@ -116,16 +134,17 @@ class Screen:
     def _turn_started(self, event: TurnStarted) -> None:
         self._step = 0
         self._prose = self._output = None
-        self._batches = Batches()
+        self._children = Children()
+        self._batches = Batches(self._children)
 
     def _child_started(self, event: ChildStarted) -> None:
-        room = self._room(event.depth) - len("rlm_query: ")
-        self._say(f"rlm_query: {visible_line(event.question, room)}", depth=event.depth)
+        self._children.start(event)
+        self._say(children.started_line(event, self._room(event.depth)), depth=event.depth)
 
     def _child_finished(self, event: ChildFinished) -> None:
+        self._children.end(event.child)
         outcome = OUTCOMES.get(event.status, "answered")
-        parts = [outcome, plural(event.steps, "step"), usage_text(event.usage)]
-        self._say(" · ".join(parts), depth=event.depth)
+        self._say(children.finished_line(event, outcome, self._room(event.depth)), depth=event.depth)
 
     def _step_started(self, event: StepStarted) -> None:
         if event.depth:
@@ -146,9 +165,10 @@ class Screen:
             self._console.write(text)
 
     def _reply_finished(self, event: ReplyFinished) -> None:
-        if self._shows_steps:
+        self._children.use(event.child, event.usage)
+        if self._shows(event.child):
             if event.depth:
-                self._say(f"step {event.step}", depth=event.depth)
+                self._say(f"{self._who(event.child)}step {event.step}", depth=event.depth)
             self._draw_prose(event)
             if event.reasoning and self._console.verbose:
                 self._draw_lines(event.reasoning, most_lines=OUTPUT_LINES, depth=event.depth, style="dim")
@@ -203,9 +223,11 @@ class Screen:
             self._console.write(text)
 
     def _cell_finished(self, event: CellFinished) -> None:
+        singles = self._batches.take_singles(event.child)
         if event.depth:
-            if self._shows_steps:
+            if self._shows(event.child):
                 self._draw_lines(event.shown, most_lines=CHILD_LINES, depth=event.depth)
+                self._draw_batch(singles, event)
                 self._draw_out(event)
             return
         self._console.status("")
@@ -214,13 +236,13 @@ class Screen:
             text = output.feed(event.shown) if output.empty else ""
             if text := text + output.end():
                 self._console.write(text)
-            if self._batches.singles:
-                self._draw_batch(self._batches.singles, depth=0)
+            self._draw_batch(singles, event)
             self._draw_out(event)
-        self._output = self._batches.singles = None
+        self._output = None
 
     def _draw_out(self, event: CellFinished) -> None:
         text = f"Out [{event.cell}] {event.status.replace('_', ' ')} {duration(event.duration_s)}"
+        text = self._who(event.child) + text
         room = self._room(event.depth)
         # The last line of a traceback is the one that names the error.
         reason = event.error.strip().rpartition("\n")[2]
@@ -229,26 +251,38 @@ class Screen:
         self._say(text, depth=event.depth, style=_OUT_STYLE.get(event.status, "yellow"))
 
     def _sub_calls_started(self, event: SubCallsStarted) -> None:
-        now_s = self._console.clock()
-        self._batches.start(event, now_s=now_s)
-        self._status(self._batches.progress(now_s))
+        self._batches.start(event, now_s=self._console.clock())
+        self._status_of_batches()
 
     def _sub_call_finished(self, event: SubCallFinished) -> None:
-        if self._batches.add(event):
-            self._status(self._batches.progress(self._console.clock()))
+        self._batches.add(event, now_s=self._console.clock())
+        if self._batches:
+            self._status_of_batches()
 
     def _sub_calls_finished(self, event: SubCallsFinished) -> None:
         batch = self._batches.end(event.batch)
-        if batch and batch.total > 1 and self._shows_steps:
-            self._draw_batch(batch, depth=event.depth)
-        if not self._batches:
-            self._status("cell running")
+        if batch and batch.total > 1 and self._shows(event.child):
+            self._draw_batch(batch, event)
+        self._status_of_batches()
 
-    def _draw_batch(self, batch: Batch, *, depth: int) -> None:
-        self._say(batch.summary(self._console.clock()), depth=depth, style="dim")
+    def _status_of_batches(self) -> None:
+        progress = self._batches.progress(self._console.clock()) if self._batches else "cell running"
+        self._status(progress)
+
+    def _draw_batch(self, batch: Batch | None, event: SubCallsFinished | CellFinished) -> None:
+        if batch is None:
+            return
+        depth, who = event.depth, self._who(event.child)
+        self._say(who + batch.summary(self._console.clock()), depth=depth, style="dim")
         if batch.failed:
             reason = visible_line(batch.first_error, self._room(depth) - len("  first: "))
             self._say(f"  first: {reason}", depth=depth, style="yellow")
+
+    def _ask_batch(self, event: AskBatch) -> None:
+        self._console.status("")
+        self._asked_at_s = self._console.clock()
+        for line in price_lines(event, self._batches[event.batch]):
+            self._console.line(line)
 
     def _ask_consent(self, event: AskConsent) -> None:
         self._console.status("")
@@ -288,6 +322,13 @@ class Screen:
             parts.insert(0, "done")
         # What stood in the way is told by the command line, with what to do about it.
         self._console.line(" · ".join(parts), style="dim")
+
+    def _shows(self, child: int) -> bool:
+        """Whether the steps of an RLM are drawn: those of children side by side would mix."""
+        return self._shows_steps and (not child or not self._children.several or self._console.verbose)
+
+    def _who(self, child: int) -> str:
+        return f"child {child} · " if child and self._children.several else ""
 
     def _say(self, text: str, *, depth: int = 0, style: str = "dim") -> None:
         if self._shows_steps:

@@ -2,7 +2,7 @@
 
 import asyncio
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.events import (
-    Answer,
     AskConsent,
-    CellFinished,
     CellOutput,
-    ChildFinished,
-    ChildStarted,
     Compacted,
     Event,
     NamespaceSaved,
@@ -23,12 +19,8 @@ from rlm.events import (
     Progress,
     Reminder,
     ReplyDelta,
-    ReplyFinished,
     StepStarted,
-    SubCallFinished,
     SubCallsFinished,
-    SubCallsStarted,
-    TurnFinished,
     TurnStarted,
     Usage,
 )
@@ -36,86 +28,22 @@ from rlm.ui.flow import Flow, Fold
 from rlm.ui.numbers import count, duration, money, plural, size, usage_text
 from rlm.ui.render import Screen
 
-from . import ALL_HOSTILE, HOSTILE, Pipes, Terminal, leaks
-
-CELLS_BEFORE = 6
-"""Cells are numbered across the turns of a session, steps within a turn."""
-USAGE = Usage(
-    calls=41, sub_calls=38, input_tokens=210_344, output_tokens=6_012, cached_tokens=90_112, cost_usd=0.09
+from . import ALL_HOSTILE, HOSTILE, Terminal
+from .samples import (
+    CODE,
+    PRICE,
+    USAGE,
+    ask_batch,
+    call,
+    cell,
+    child_finished,
+    child_started,
+    finished,
+    logged,
+    reply,
+    shown,
+    started,
 )
-SESSION = replace(USAGE, cost_usd=0.84)
-CODE = "import re\nsample = context[:20_000]\n" + "\n".join(f"x{n} = {n}" for n in range(47))
-
-
-def reply(prose: str = "", code: str | None = "x = 1", *, step: int = 1, depth: int = 0) -> ReplyFinished:
-    return ReplyFinished(
-        step=step,
-        cell=step + CELLS_BEFORE,
-        prose=prose,
-        code=code,
-        reasoning="",
-        usage=USAGE,
-        model="gpt-5",
-        depth=depth,
-    )
-
-
-def cell(
-    status: str = "ok", *, shown: str = "", error: str = "", step: int = 1, depth: int = 0
-) -> CellFinished:
-    return CellFinished(
-        step=step,
-        cell=step + CELLS_BEFORE,
-        status=status,
-        shown=shown,
-        total_chars=len(shown),
-        error=error,
-        duration_s=1.2,
-        depth=depth,
-    )
-
-
-def call(batch: int, done: int, total: int, *, error: str = "", depth: int = 0) -> SubCallFinished:
-    return SubCallFinished(
-        batch=batch,
-        index=done - 1,
-        prompt="prompt",
-        reply="reply",
-        error=error,
-        usage=Usage(calls=1, sub_calls=1, input_tokens=27_000, output_tokens=500, cost_usd=0.0095),
-        duration_s=1.0,
-        done=done,
-        total=total,
-        depth=depth,
-    )
-
-
-def started(batch: int, total: int, *, estimate_usd: float | None = 0.34) -> SubCallsStarted:
-    return SubCallsStarted(batch=batch, total=total, model="gpt-5-mini", estimate_usd=estimate_usd)
-
-
-def child_started(question: str) -> ChildStarted:
-    return ChildStarted(
-        child=1, parent=0, batch=1, index=0, question=question, context_chars=9, model="sub", depth=1
-    )
-
-
-def child_finished() -> ChildFinished:
-    return ChildFinished(child=1, status="ok", steps=3, answer="42", usage=USAGE, duration_s=1.0, depth=1)
-
-
-def finished(status: str = "ok", *, message: str = "", usage: Usage = USAGE) -> TurnFinished:
-    answer = Answer(path="/a", size_bytes=3, format="text", text="yes", complete=True)
-    return TurnFinished(
-        turn=1,
-        status=status,
-        steps=3,
-        answer=answer,
-        usage=usage,
-        session_usage=SESSION,
-        duration_s=38.0,
-        message=message,
-    )
 
 
 def turn() -> Iterator[Event]:
@@ -135,34 +63,6 @@ def turn() -> Iterator[Event]:
     yield Compacted(turn=1, before_chars=40_000, after_chars=900)
     yield NamespaceSaved(size_bytes=5, skipped=(), duration_s=1.0)
     yield finished()
-
-
-def shown(
-    events: Iterable[Event], *, columns: int = 80, verbose: bool = False, quiet: bool = False
-) -> list[str]:
-    """The screen after `events`, one second apart."""
-    with Terminal(columns=columns, rows=200, verbose=verbose, quiet=quiet) as terminal:
-        screen = Screen(terminal.console)
-        for event in events:
-            screen.show(event)
-            terminal.clock.now_s += 1
-        terminal.console.status("")
-        assert leaks(terminal.stream) == []
-        return terminal.shown
-
-
-def logged(events: Iterable[Event], *, verbose: bool = False, quiet: bool = False) -> list[str]:
-    """What a log gets of `events`, one second apart."""
-    pipes = Pipes(verbose=verbose, quiet=quiet)
-    screen = Screen(pipes.console)
-    for event in events:
-        screen.show(event)
-        pipes.clock.now_s += 1
-        screen.tick()
-    assert pipes.out == b""
-    assert "\x1b" not in pipes.err
-    assert "\r" not in pipes.err
-    return pipes.err.splitlines()
 
 
 def test_a_turn_on_a_wide_terminal() -> None:
@@ -309,83 +209,6 @@ def test_how_a_cell_ended(status: str) -> None:
     assert shown([reply(), cell(status)])[-1] == f"Out [7] {status.replace('_', ' ')} 1.2s"
 
 
-def test_a_batch_has_a_status_line_and_then_one_line() -> None:
-    with Terminal(rows=20) as terminal:
-        screen = Screen(terminal.console)
-        for event in (StepStarted(step=3, max_steps=30), reply(step=3), started(1, 120)):
-            terminal.clock.now_s += 1
-            screen.show(event)
-        assert terminal.shown[-1][1:] == " 0/120 calls · about $0.34"
-        for done in range(1, 41):
-            terminal.clock.now_s += 0.15
-            screen.show(call(1, done, 120, error="RateLimitError: slow\ndown" if done in (7, 9) else ""))
-        assert terminal.shown[-1][1:] == " 40/120 calls · 2 failed · 1.1M tok · $0.38 · ETA 12s"
-        screen.show(SubCallsFinished(batch=1, total=120, failed=2, duration_s=6.0))
-        screen.show(cell(step=3))
-        assert terminal.shown[-3:] == [
-            "120 calls to gpt-5-mini · 2 failed · 1.1M tok · $0.38 · 6.0s",
-            "  first: RateLimitError: slow⏎down",
-            "Out [9] ok 1.2s",
-        ]
-
-
-def test_batches_side_by_side_are_added_up() -> None:
-    with Terminal() as terminal:
-        screen = Screen(terminal.console)
-        for event in (started(1, 10), started(2, 20, estimate_usd=None), call(1, 1, 10), call(2, 1, 20)):
-            screen.show(event)
-            terminal.clock.now_s += 1
-        screen.tick()
-        assert terminal.shown[-1][1:].startswith(" 2/30 calls · 55k tok · $0.02 · ETA ")
-
-
-def test_a_batch_in_a_log() -> None:
-    batch: list[Event] = [started(1, 60), *[call(1, done, 60) for done in range(1, 31)]]
-    lines = logged([StepStarted(step=3, max_steps=30), reply(step=3), *batch])
-    assert lines[0] == "step 3 · waiting for the model"
-    assert lines[1] == "step 3 · 7/60 calls · 192k tok · $0.07 · ETA 53s"
-    assert len(lines) == 4
-
-
-def test_single_calls_in_a_loop_make_one_line() -> None:
-    events: list[Event] = [reply()]
-    for number in range(1, 21):
-        events += [started(number, 1), call(number, 1, 1)]
-        events.append(SubCallsFinished(batch=number, total=1, failed=0, duration_s=1.0))
-    lines = shown([*events, cell()])
-    assert lines[2:] == ["20 calls to gpt-5-mini · 550k tok · $0.19 · 1m 00s", "Out [7] ok 1.2s"]
-
-
-def test_children_are_indented_and_short() -> None:
-    events: list[Event] = [
-        reply("parent"),
-        child_started("what is in part 1?"),
-        StepStarted(step=1, max_steps=5, depth=1),
-        ReplyDelta(text="streamed", depth=1),
-        reply("I count.\n" * 6, CODE, depth=1),
-        CellOutput(text="live", depth=1),
-        cell("final", shown="42\n", depth=1),
-        child_finished(),
-        cell(),
-    ]
-    assert shown(events)[3:] == [
-        "  rlm_query: what is in part 1?",
-        "  step 1",
-        *["    I count."] * 4,
-        "    … +2 lines",
-        "  In [7]",
-        "    │ import re",
-        "    │ sample = context[:20_000]",
-        "    │ x0 = 0",
-        "    │ x1 = 1",
-        "    … +45 lines",
-        "    42",
-        "  Out [7] final 1.2s",
-        "  answered · 3 steps · 41 calls · 210k in / 6k out (90k cached) · $0.09",
-        "Out [7] ok 1.2s",
-    ]
-
-
 def test_what_could_not_be_saved_is_told_once() -> None:
     saved = NamespaceSaved(size_bytes=5, skipped=(("conn", "sqlite3.Connection"),), duration_s=0.1)
     more = replace(saved, skipped=(*saved.skipped, ("lock", "_thread.lock")))
@@ -445,9 +268,14 @@ async def test_nothing_hostile_reaches_terminal_or_log(text: str, verbose: bool)
         call(1, 1, 2, error=lines),
         SubCallsFinished(batch=1, total=2, failed=1, duration_s=1.0),
         cell(text, error=lines),
+        started(3, 2, recursive=True),
         child_started(lines),
-        reply(lines, lines, depth=1),
-        cell(shown=lines, error=lines, depth=1),
+        child_started(lines, 2),
+        reply(lines, lines, child=1),
+        cell(shown=lines, error=lines, child=1),
+        replace(child_finished(), answer=lines),
+        child_finished(2, status="error", message=lines),
+        ask_batch(replace(PRICE, model=text)),
         AskConsent(path=text, real_path=lines, reason=lines, answer=future),
         NamespaceSaved(size_bytes=1, skipped=((text, lines),), duration_s=0.1),
         finished("budget", message=lines),

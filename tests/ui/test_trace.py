@@ -1,7 +1,5 @@
 """The trace of a turn reads like what happened, whatever the rows hold."""
 
-import json
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,88 +7,19 @@ import pytest
 
 from rlm.errors import UsageError
 from rlm.events import (
-    LIVE_ONLY,
-    Answer,
-    CellFinished,
-    Compacted,
     Event,
     NamespaceSaved,
     Notice,
     Reminder,
-    ReplyFinished,
-    StepStarted,
-    SubCallFinished,
     SubCallsFinished,
-    SubCallsStarted,
     TurnFinished,
     TurnStarted,
     Usage,
-    to_json,
 )
 from rlm.ui.trace import trace_text
 
 from . import ALL_HOSTILE, FORBIDDEN, HOSTILE
-
-ROOT = Usage(calls=1, input_tokens=3_000, output_tokens=200, cost_usd=0.01)
-SUB = Usage(calls=1, sub_calls=1, input_tokens=25_000, output_tokens=500, cost_usd=0.002)
-TOTAL = Usage(calls=6, sub_calls=5, input_tokens=128_000, output_tokens=2_700, cost_usd=0.02)
-CODE = "import re\n" + "\n".join(f"x{n} = {n}" for n in range(30))
-
-
-def sub_call(index: int, *, error: str = "") -> SubCallFinished:
-    return SubCallFinished(
-        batch=1,
-        index=index,
-        prompt=f"Summarise part {index}\nof the log",
-        reply="" if error else f"Part {index} is dull",
-        error=error,
-        usage=SUB,
-        duration_s=1.0,
-        done=index + 1,
-        total=5,
-    )
-
-
-def turn(
-    number: int = 1, *, question: str = "which endpoints got slower?", answer: str = "/cart"
-) -> list[Event]:
-    return [
-        TurnStarted(turn=number, question=question),
-        StepStarted(step=1, max_steps=30),
-        ReplyFinished(
-            step=1, cell=4, prose="I look first.", code=CODE, reasoning="", usage=ROOT, model="gpt-5"
-        ),
-        SubCallsStarted(batch=1, total=5, model="gpt-5-mini", estimate_usd=None),
-        *[sub_call(index, error="Timeout: 60 s" if index == 4 else "") for index in range(5)],
-        SubCallsFinished(batch=1, total=5, failed=1, duration_s=6.0),
-        CellFinished(
-            step=1, cell=4, status="ok", shown="a\nb\n", total_chars=90_000, error="", duration_s=2.1
-        ),
-        TurnFinished(
-            turn=number,
-            status="ok",
-            steps=1,
-            answer=Answer(
-                path="/state/a", size_bytes=len(answer.encode()), format="text", text=answer, complete=True
-            ),
-            usage=TOTAL,
-            session_usage=replace(TOTAL, cost_usd=0.84),
-            duration_s=38.0,
-        ),
-        Compacted(turn=number, before_chars=40_000, after_chars=900),
-    ]
-
-
-def rows(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """The events as they come back from `events.jsonl`."""
-    extra = {"ts": "2026-03-12T10:00:01.250+00:00", "session": "k3f9"}
-    return [
-        json.loads(json.dumps(to_json(event) | extra)) for event in events if not isinstance(event, LIVE_ONLY)
-    ]
-
-
-def told(events: Iterable[Event], turn: int | None = None, *, width: int = 80) -> list[str]:
-    return list(trace_text(rows(events), turn, console_width=width))
+from .trace_rows import TOTAL, answered, child, recursive, rows, sub_call, told, turn
 
 
 def test_a_turn_is_told_step_by_step() -> None:
@@ -112,6 +41,7 @@ def test_a_turn_is_told_step_by_step() -> None:
         "      → Part 2 is dull",
         "  [4] Summarise part 4⏎of the log",
         "      failed: Timeout: 60 s",
+        "  … 1 more",
         "  a",
         "  b",
         "  … 90,000 characters in all",
@@ -183,9 +113,11 @@ def test_other_events_have_a_line_each() -> None:
     ]
 
 
-def test_children_are_indented() -> None:
+def test_children_of_an_earlier_version_stand_where_they_ran() -> None:
+    """Their rows have a depth but no number."""
     child = [row | {"depth": 1} for row in rows(turn()[:-1])]
-    lines = list(trace_text([*rows(turn()[:3]), *child, *rows(turn()[-3:])]))
+    events = [*rows(turn()[:3]), *child, *rows(turn()[-3:])]
+    lines = list(trace_text([without_numbers(row) for row in events]))
     at = lines.index("  rlm_query")
     assert lines[at : at + 5] == [
         "  rlm_query",
@@ -198,6 +130,36 @@ def test_children_are_indented() -> None:
     assert lines.count("answer") == 1
 
 
+def without_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    new = ("child", "recursive", "cached", "cut", "retries", "answered_by")
+    return {key: value for key, value in row.items() if key not in new}
+
+
+def test_a_trace_without_the_newer_keys_reads_the_same() -> None:
+    old = [without_numbers(row) for row in rows(turn())]
+    assert list(trace_text(old)) == told(turn())
+
+
+def test_what_became_of_the_calls_of_a_batch() -> None:
+    events: list[Event] = [
+        *turn()[:4],
+        replace(sub_call(0), cached=True, usage=Usage()),
+        replace(sub_call(1), retries=2, cut=True),
+        replace(sub_call(2, error="Timeout: 60 s"), retries=1),
+        SubCallsFinished(batch=1, total=5, failed=3, duration_s=6.0),
+    ]
+    assert told(events)[-7:] == [
+        "3 of 5 sub-calls to gpt-5-mini · 1 failed · 1 cached · 2 retried · 1 cut · 50k in / 1k out · $0.0040"
+        " · 6.0s",
+        "  [0] Summarise part 0⏎of the log",
+        "      → (cached, free) Part 0 is dull",
+        "  [1] Summarise part 1⏎of the log",
+        "      → (after 2 retries, cut at its length limit) Part 1 is dull",
+        "  [2] Summarise part 2⏎of the log",
+        "      failed (after 1 retry): Timeout: 60 s",
+    ]
+
+
 @pytest.mark.parametrize("answer", ["line\n" * 100, "x" * 10_000])
 def test_a_long_answer_is_told_by_its_head(answer: str) -> None:
     lines = told(turn(answer=answer))
@@ -208,8 +170,9 @@ def test_a_long_answer_is_told_by_its_head(answer: str) -> None:
 
 def test_rows_may_lack_what_this_version_writes() -> None:
     names = ("TurnStarted", "StepStarted", "ReplyFinished", "SubCallFinished", "SubCallsFinished")
+    child = ("ChildStarted", "ChildFinished")
     more = ("CellFinished", "Notice", "TurnFinished", "Compacted", "NamespaceSaved", "Unheard")
-    lines = list(trace_text([{"event": name} for name in (*names, *more)]))
+    lines = list(trace_text([{"event": name} for name in (*names, *child, *more)]))
     assert lines[0] == "turn ?"
     assert any(line.startswith("answered · 0 steps") for line in lines)
 
@@ -226,7 +189,8 @@ def test_nothing_hostile_is_in_a_line(text: str, width: int) -> None:
         Notice(text="x"),
         NamespaceSaved(size_bytes=1, skipped=((text, text),), duration_s=0.1),
     ]
-    spoilt = [spoiled(row) for row in rows([*turn(), *extra])]
+    children = [recursive(2, 2), *child(1, batch=2), answered(1, batch=2, index=0), *child(2, batch=9)]
+    spoilt = [spoiled(row) for row in rows([*turn()[:-2], *children, *turn()[-2:], *extra])]
     lines = list(trace_text(spoilt, console_width=width))
     assert len(lines) > 20
     assert not [line for line in lines if FORBIDDEN.search(line) or "\n" in line]
