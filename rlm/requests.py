@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlm import memory, prompts
 from rlm.box.namespace import Request, RequestRefused
-from rlm.box.wire import BytesSink
+from rlm.children import TIME_SHARE, ChildRun
 from rlm.consent import Consent
 from rlm.documents import Document
-from rlm.engine import Bounds, Engine
 from rlm.errors import DocumentError, NoAnswer
-from rlm.events import AskConsent, ChildFinished, ChildStarted, Event
+from rlm.events import AskConsent, Event
+from rlm.ledger import Ledger
+from rlm.ledger_view import Tally
 from rlm.models import Model
 from rlm.protocol import LoadFile, ReadHistory, SubCalls
 from rlm.sandbox import Sandbox
@@ -28,10 +28,11 @@ from rlm.subcalls import ChildTask, SubCallServer
 
 @dataclass(slots=True, kw_only=True)
 class CellRequests:
-    """`server` is that of the question under way. `load` registers what the user agreed to."""
+    """`server` is that of the question under way, and `deadline` tells when its time is up, as a reading of
+    `time.monotonic`. `load` registers what the user agreed to.
+    """
 
     config: Config
-    sub: Model
     consent: Consent
     cwd: Path
     emit: Callable[[Event], None]
@@ -40,20 +41,28 @@ class CellRequests:
     asks: bool
     sandbox: Sandbox = field(init=False)
     server: SubCallServer | None = None
+    deadline: Callable[[], float] = lambda: float("inf")
+    _deadlines: dict[int, float] = field(default_factory=dict)
+    """Those of the children under way, by their numbers."""
 
-    async def serve(self, request: Request, body: bytes, *, depth: int = 0) -> bytes:
-        """Answer a request of a cell at `depth`. Raises `RequestRefused` with a reason for it to read."""
+    async def serve(
+        self, request: Request, body: bytes, *, depth: int = 0, child: int = 0, ledger: Ledger | None = None
+    ) -> bytes:
+        """Answer a request of a cell of the RLM `child` at `depth`, which pays with `ledger`.
+
+        Raises `RequestRefused` with a reason for it to read.
+        """
         match request:
             case SubCalls():
                 if self.server is None:
                     raise RequestRefused("no question is being answered")
-                return await self.server.serve(request, body, depth=depth)
+                return await self.server.serve(request, body, depth=depth, child=child, ledger=ledger)
             case LoadFile():
-                return await self._load(request.path)
+                return await self._load(request.path, depth=depth)
             case ReadHistory():
                 return json.dumps(self.history()).encode()
 
-    async def _load(self, path: str) -> bytes:
+    async def _load(self, path: str, *, depth: int) -> bytes:
         try:
             real = self.consent.check(path, self.cwd)
             if not self.consent.allows(real) and not await self._ask(path, real):
@@ -62,12 +71,19 @@ class CellRequests:
                     f"by naming it as @{path} in the question, or a folder under allow in config.json."
                 )
             self.consent.add(real)
-            added = self.load([str(real)])
+            # A child's library may lack what the session has; that is not loaded anew.
+            known = [document for document in self.sandbox.documents if depth and document.path == real]
+            added = known or self.load([str(real)])
             await self.sandbox.prepare()
         except DocumentError as error:
             raise RequestRefused(str(error)) from None
         if problem := next((self.sandbox.prepared.problems.get(document.name) for document in added), None):
             raise RequestRefused(f"{path} {problem}")
+        if depth and not self.sandbox.has_mounted(added):
+            raise RequestRefused(
+                f"{path}: agreed, and there for whoever asked you from its next step on, but not here. "
+                "Answer without it, and say that you need it."
+            )
         if not self.sandbox.has_mounted(added):
             raise RequestRefused(
                 f"{path}: agreed, and there from the next step on. Call load_file({path!r}) again in your "
@@ -84,62 +100,31 @@ class CellRequests:
         return await answer
 
     async def child(self, task: ChildTask) -> str:
-        """Run a child RLM with a namespace and steps of its own. Raises `RlmError` when it has no answer."""
-        query, context, depth = task.query, task.context, task.depth
+        """Run a child RLM with a worker and steps of its own. Raises `RlmError` when it has no full answer.
+
+        Its time ends before that of the RLM that asked.
+        """
         assert self.server is not None
-        ledger = self.server.ledger
+        ledger, now = Tally(task.ledger), time.monotonic()
+        asker_s = self._deadlines.get(task.parent) or self.deadline()
+        timeout_s = min(self.config.limits.timeout_s, (asker_s - now) * TIME_SHARE)
+        if timeout_s <= 0:
+            raise NoAnswer("There is no time left for a child RLM.")
 
         async def serve(request: Request, body: bytes) -> bytes:
-            return await self.serve(request, body, depth=depth)
+            return await self.serve(request, body, depth=task.depth, child=task.child, ledger=ledger)
 
-        started = time.monotonic()
-        self.emit(
-            ChildStarted(
-                child=task.child,
-                parent=task.parent,
-                batch=task.batch,
-                index=task.index,
-                question=query,
-                context_chars=len(context),
-                model=task.model.name,
-                depth=depth,
-            )
-        )
-        namespace = await self.sandbox.child(serve, context)
-        limits = self.config.limits
-        engine = Engine(
-            root=task.model,
-            cells=namespace,
-            ledger=ledger,
-            bounds=Bounds(max_steps=limits.max_steps, timeout_s=limits.timeout_s),
+        run = ChildRun(
+            task=task,
+            config=self.config,
+            server=self.server,
+            sandbox=self.sandbox,
             emit=self.emit,
-            messages=[memory.system(self.config, self.sub)],
-            depth=depth,
-            child=task.child,
+            ledger=ledger,
+            timeout_s=timeout_s,
         )
-        opening = prompts.fill(
-            "question",
-            documents=f"`context` holds {len(context):,} characters.",
-            namespace="The namespace holds no variables yet.",
-            question=query,
-        )
+        self._deadlines[task.child] = now + timeout_s
         try:
-            outcome = await engine.run(opening)
+            return await run.answer(serve)
         finally:
-            namespace.close()
-        text = outcome.value.data.decode() if isinstance(outcome.value, BytesSink) else outcome.text
-        self.emit(
-            ChildFinished(
-                child=task.child,
-                status=outcome.problem.status if outcome.problem else "ok",
-                steps=outcome.steps,
-                answer=text or "",
-                usage=ledger.usage,
-                duration_s=time.monotonic() - started,
-                message=str(outcome.problem or ""),
-                depth=depth,
-            )
-        )
-        if text is None:
-            raise outcome.problem or NoAnswer("The child RLM gave no answer.")
-        return text
+            del self._deadlines[task.child]

@@ -215,13 +215,23 @@ class Sandbox:
         self.first_cell, self.variables = first_cell, variables
         self.notes.clear()
 
-    async def child(self, serve: Serve, context: str) -> Namespace:
-        """A fresh namespace in the same container, with `context` as its context."""
-        assert self._box is not None
-        namespace = await self._box.open_namespace(serve)
-        await namespace.set_documents(self._specs(), None)
-        await namespace.set_context(context)
-        return namespace
+    async def child(self, serve: Serve, memory_bytes: int) -> Namespace:
+        """A fresh, empty worker in the same container, with a share of its memory. Raises `SandboxError`."""
+        if self._box is None or self._box.lost:
+            raise SandboxLost("The container was lost.", "A child RLM needs the one of its parent.")
+        return await self._box.open_namespace(serve, memory_bytes=memory_bytes)
+
+    async def give_context(self, namespace: Namespace, *, text: str, piece: str) -> None:
+        """Give a child's worker its context: `piece`, with the document that it is of, or else `text`.
+
+        Beside a text it has all documents, none of them opened. Raises `DocumentError` for a piece that
+        cannot be read.
+        """
+        problem = await namespace.set_context(piece or text, piece=bool(piece))
+        if problem:
+            raise DocumentError("A child RLM could not be given its context.", f"{problem.rstrip('.')}.")
+        if not piece:
+            await namespace.set_documents(self._specs(), None)
 
     # -- cells
 

@@ -8,6 +8,7 @@ split and gone through as a `str` can. It does not search patterns across a whol
 import functools
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NoReturn, overload
@@ -68,7 +69,7 @@ class Document(BlockText):
         self.mark_offsets: array[int] | None = None
         """Kept by `sandbox.marks`."""
 
-    def __reduce__(self) -> tuple[Callable[[DocumentSpec], "Document"], tuple[DocumentSpec]]:
+    def __reduce__(self) -> tuple[Callable[..., "Document"], tuple[object, ...]]:
         reopen = functools.partial(
             Document,
             str_limit_bytes=self.str_limit_bytes,
@@ -80,7 +81,41 @@ class Document(BlockText):
     def __repr__(self) -> str:
         indexed = self._bytes[-1] == self._size
         length = f", {self._chars[-1]:,} characters" if indexed else ""
-        return f"<Document {self.name!r}: {human_size(self._size)}{length}; use peek, grep, lines, chunks>"
+        size = human_size(self._size - self.first_byte)
+        return f"<Document {self.name!r}: {size}{length}; use peek, grep, lines, chunks>"
+
+    @property
+    def known_length(self) -> int:
+        """The length in characters as far as it is known without reading on, else -1."""
+        return self._chars[-1] if self._bytes[-1] == self._size else -1
+
+    def byte_of(self, offset: int) -> int:
+        """Where in the file the character at an offset begins; for the length, where the text ends."""
+        number = self._block_at(offset)
+        if number + 1 >= len(self._bytes):
+            return self._bytes[-1]
+        data = self._read(self._bytes[number], self._bytes[number + 1])
+        return self._bytes[number] + self._bytes_before(data, offset - self._chars[number])
+
+    def _bytes_before(self, data: bytes, count: int) -> int:
+        """How many bytes of a block its first `count` characters take.
+
+        Where bytes are invalid, the place to cut is the one where both sides decode as the whole does.
+        """
+        total = len(self._decode_all(data))
+        if total == len(data):
+            return count
+        most = bisect_left(
+            range(len(data) + 1),
+            count,
+            key=lambda size: len(self._decode(data[:size], "replace", False)[0]),  # noqa: FBT003
+        )
+        return next(
+            size
+            for size in range(most, -1, -1)
+            if len(self._decode_all(data[:size])) == count
+            and len(self._decode_all(data[size:])) == total - count
+        )
 
     def _bounds(self, start: int | None, end: int | None) -> tuple[int, int | None]:
         """Start and end as `str` methods read them; an open end stays open, so that nothing is counted."""
@@ -307,8 +342,9 @@ class Document(BlockText):
 
     def _needs_str(self, *_: object, **__: object) -> NoReturn:
         raise TypeError(
-            f"{self.name!r} is a Document of {human_size(self._size)}, too big for one str: use peek, grep, "
-            "lines or chunks, or document.finditer(pattern), and str methods on the pieces they give"
+            f"{self.name!r} is a Document of {human_size(self._size - self.first_byte)}, too big for one "
+            "str: use peek, grep, lines or chunks, or document.finditer(pattern), and str methods on the "
+            "pieces they give"
         )
 
     __str__ = __format__ = __add__ = __radd__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _needs_str

@@ -57,6 +57,7 @@ class Child:
     channel: int
     pid: int
     sock: socket.socket
+    limits: Limits
     twin: int = 0
     running: bool = False
     killed: bool = False
@@ -146,7 +147,7 @@ class Supervisor:
             message = protocol.decode(frame.payload, protocol.TO_SUPERVISOR)
             match message:
                 case protocol.Spawn():
-                    self._spawn(message.worker)
+                    self._start(message)
                 case protocol.Interrupt():
                     self._interrupt(message.worker)
                 case protocol.Kill():
@@ -242,16 +243,30 @@ class Supervisor:
 
     # -- workers
 
-    def _spawn(self, channel: int) -> None:
+    def _start(self, message: protocol.Spawn) -> None:
+        """Start a worker, if there may be one more process; if not, its channel is closed at once."""
+        whole = self._limits.memory_bytes
+        limits = Limits(memory_bytes=message.memory_bytes, is_child=message.memory_bytes < whole)
+        try:
+            self._spawn(message.worker, limits)
+        except OSError as error:
+            self._send_closed(message.worker, f"no process could be made for it: {error}")
+
+    def _spawn(self, channel: int, limits: Limits) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             ours.close()
-            self._become_worker(theirs)
+            self._become_worker(theirs, limits)
         theirs.close()
-        self._children[channel] = Child(channel, pid, ours)
+        self._children[channel] = Child(channel, pid, ours, limits)
 
-    def _become_worker(self, sock: socket.socket) -> NoReturn:
+    def _become_worker(self, sock: socket.socket, limits: Limits) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -262,7 +277,7 @@ class Supervisor:
             os.setsid()
             # Dumpable again, else this process could not even read its own /proc entry.
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-            Worker(sock, self._limits, self._main_module).run()
+            Worker(sock, limits, self._main_module).run()
         finally:
             os._exit(70)
 
@@ -284,7 +299,18 @@ class Supervisor:
             wait_for(child.pid)
             self._drain(child)
             child.sock.close()
-            self._kill_all(lambda process: process.parent == 1 or process.session == child.pid)
+            others = {other.pid for other in self._children.values()}
+            # What lost its parent is a stray of this worker's, unless it is in the session of another.
+            self._kill_all(
+                lambda process: (
+                    process.session == child.pid or (process.parent == 1 and process.session not in others)
+                )
+            )
+            self._send_closed(channel, "")
+
+    def _send_closed(self, channel: int, why: str) -> None:
+        """Tell the host that nothing more comes on a channel."""
+        self._send(0, protocol.RolledBack(worker=channel, reason="closed", detail=why[:200], restored=False))
 
     def _reap(self) -> None:
         try:
@@ -328,7 +354,7 @@ class Supervisor:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             if number == signal.SIGKILL and self._oom_kills > kills:
-                return "memory", f"{self._limits.memory_bytes}"
+                return "memory", f"{child.limits.memory_bytes}"
             return "signal", signal.Signals(number).name if number in set(signal.Signals) else str(number)
         return "exit", str(os.WEXITSTATUS(status))
 
@@ -342,7 +368,7 @@ class Supervisor:
         if not restored:
             child.sock.close()
             del self._children[child.channel]
-            self._spawn(child.channel)
+            self._spawn(child.channel, child.limits)
 
     # -- stray processes
 

@@ -47,9 +47,15 @@ CHECKPOINT_SHARE = 0.45
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`memory_bytes` is the container's limit; a cell gets three quarters of it, the worker a little more."""
+    """`memory_bytes` is the worker's share of the container's; a cell gets three quarters of it, the worker a
+    little more.
+
+    Where the container's memory runs out nevertheless, a child RLM's worker is the one to end, and a
+    checkpoint after all workers.
+    """
 
     memory_bytes: int
+    is_child: bool = False
 
     @property
     def cell_bytes(self) -> int:
@@ -58,6 +64,14 @@ class Limits:
     @property
     def worker_bytes(self) -> int:
         return self.memory_bytes * 17 // 20
+
+    @property
+    def oom_score(self) -> int:
+        return 1000 if self.is_child else 450
+
+    @property
+    def twin_oom_score(self) -> int:
+        return 750 if self.is_child else 150
 
 
 class Worker:
@@ -79,7 +93,7 @@ class Worker:
     def run(self) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
         self._interrupts.ignore()
-        _set_oom_score(1000)
+        _set_oom_score(self._limits.oom_score)
         threading.stack_size(THREAD_STACK_BYTES)
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
         os.chdir("/tmp")  # noqa: S108 - the only writable place there is
@@ -96,8 +110,8 @@ class Worker:
                     problems = self._workspace.set_documents(json.loads(data), message.active)
                     self._link.send(protocol.Done(request=message.request), _json(problems))
                 case protocol.SetContext():
-                    self._workspace.set_context(data.decode())
-                    self._link.send(protocol.Done(request=message.request))
+                    problem = self._set_context(data.decode(), is_piece=message.piece)
+                    self._link.send(protocol.Done(request=message.request), _json({"problem": problem}))
                 case protocol.ListVariables():
                     variables = self._workspace.describe_variables()[:LISTED_VARIABLES]
                     self._link.send(protocol.Done(request=message.request), _json(variables))
@@ -111,6 +125,17 @@ class Worker:
                     self._workspace.keep_answer(None if message.final else data.decode())
                 case _:
                     raise protocol.ProtocolError(f"unexpected {message.tag}")
+
+    def _set_context(self, text: str, *, is_piece: bool) -> str:
+        """Returns what is wrong, empty for nothing."""
+        try:
+            if is_piece:
+                self._workspace.set_piece(text)
+            else:
+                self._workspace.set_context(text)
+        except (OSError, MemoryError, LookupError, ValueError) as error:
+            return str(error)[:1000] or type(error).__name__
+        return ""
 
     # -- the checkpoint
 
@@ -145,9 +170,9 @@ class Worker:
             self._link.note(twin=twin)
             return True
         os.setsid()
-        _set_oom_score(300)
+        _set_oom_score(self._limits.twin_oom_score)
         signal.sigwait({WAKE})
-        _set_oom_score(1000)
+        _set_oom_score(self._limits.oom_score)
         self._link.after_fork()
         self._link.note(took_over=os.getpid())
         # A cell can wake it too; then it is killed here, and nothing comes of it.

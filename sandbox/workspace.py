@@ -26,6 +26,7 @@ from sandbox.library import Library
 from sandbox.link import Link, RequestFailed
 from sandbox.listing import Shown, describe, table
 from sandbox.output import SHOWN_CHARS, Output
+from sandbox.pieces import CONTEXT, OpenPiece, Piece, open_piece, reference_of
 from sandbox.snapshot import Reference, load
 from sandbox.subcalls import SubCaller, SubCallError
 from sandbox.tables import Table, Tables
@@ -47,7 +48,7 @@ class _State:
 
 
 class Workspace:
-    """The namespace and the helpers in it. `memory_bytes` is the container's limit.
+    """The namespace and the helpers in it. `memory_bytes` is the worker's share of the container's.
 
     `str_limit_bytes`: up to there `context` is a real str.
     """
@@ -58,12 +59,14 @@ class Workspace:
         self.namespace = namespace
         self._link = link
         self._library = Library(str_limit_bytes=str_limit_bytes)
+        self._str_limit_bytes = str_limit_bytes
         self._context: Text = ""
         self._own_context = False
+        self._piece: OpenPiece | None = None
         self._state = _State()
         self._final: FinalValue | None = None
         self._kept_final: Any = None
-        self._subcalls = SubCaller(link)
+        self._subcalls = SubCaller(link, refer=self._refer)
         self._history = History(link)
         self._tables = Tables(self._queryable, active=lambda: self._library.active, memory_bytes=memory_bytes)
         self._helpers: dict[str, Any] = {
@@ -84,6 +87,7 @@ class Workspace:
                 self.add_buffer,
                 self._subcalls.llm_query,
                 self._subcalls.llm_query_batched,
+                self._subcalls.llm_map,
                 self._subcalls.rlm_query,
                 self._subcalls.rlm_query_batched,
                 self.FINAL,
@@ -116,11 +120,28 @@ class Workspace:
         return problems
 
     def set_context(self, text: str) -> None:
+        """A child RLM's context that is no document's; it stays, whatever document is active."""
         self._context, self._own_context = text, True
         self.restore_reserved()
 
+    def set_piece(self, reference: str) -> None:
+        """A child RLM's context by reference, and the document it is of. Raises as `open_piece` does."""
+        piece = Piece.from_json(reference)
+        self._library.put(piece.document)
+        if piece.is_whole:
+            self._activate(piece.document.name)
+        else:
+            self._piece = open_piece(piece, str_limit_bytes=self._str_limit_bytes)
+            self._library.active = piece.document.name
+            self._context, self._own_context = self._piece.text, True
+        self.restore_reserved()
+
+    def _refer(self, value: Any) -> str:
+        return reference_of(value, self._library, self._piece)
+
     def begin_cell(self) -> None:
         self._final = None
+        self._subcalls.begin_cell()
 
     def end_cell(self, number: int, output: Output) -> str:
         """Keep a long output whole; returns the expression that has it, empty for a short one."""
@@ -272,11 +293,14 @@ class Workspace:
         return specs[0].name
 
     def switch_to(self, name: str) -> Text:
-        """Make a document active; `context` is its text from here on. Returns the text."""
+        """Make a document active; `context` is its text from here on. Returns the text.
+
+        Where `context` is what a child RLM was given, it stays that.
+        """
         self._library.spec(name)  # KeyError with near names when there is none
         self._activate(name)
         self.namespace["context"] = self._context
-        return self._context
+        return self._library[name] if self._own_context else self._context
 
     def _activate(self, name: str | None) -> None:
         self._library.active = name
@@ -359,7 +383,7 @@ class Workspace:
         self, names: list[str] | None, pattern: re.Pattern[str]
     ) -> Iterator[tuple[Text, str]]:
         if names is None:
-            yield self._context, "context"
+            yield (self._piece and self._piece.view) or self._context, CONTEXT
             return
         for name in self._library.that_may_match(names, widen(pattern)):
             yield self._library.view(name), name
@@ -381,8 +405,11 @@ class Workspace:
         if pattern is not None and by == "chars":
             by = "regex"
         source = self._context if text is None else text
-        name = (self._library.active or "context") if text is None else "text"
+        active = None if self._own_context else self._library.active
+        name = (active or CONTEXT) if text is None else "text"
         mark = self._library.mark_of(source)
+        if self._piece and source is self._piece.text:
+            mark = self._piece.piece.document.mark
         return chunking.chunks(source, size, overlap=overlap, by=by, pattern=pattern, name=name, mark=mark)
 
     def chunk_indices(self, size: int = 100_000, overlap: int = 0) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ it is, so that `reap` can remove what a hostile container might leave behind.
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import socket
 import threading
@@ -174,13 +175,22 @@ class Box:
             raise
         return box
 
-    async def open_namespace(self, serve: Serve) -> Namespace:
-        """A fresh worker. `serve` answers what its cells ask of the host."""
-        channel = max(self._namespaces, default=0) + 1
+    async def open_namespace(self, serve: Serve, *, memory_bytes: int | None = None) -> Namespace:
+        """A fresh worker. `serve` answers what its cells ask of the host.
+
+        `memory_bytes` is its share of the container's memory, all of it by default. Raises `SandboxError`
+        when it cannot be started, and then nothing is left of it.
+        """
+        channel = next(number for number in itertools.count(1) if number not in self._namespaces)
         namespace = Namespace(channel, self._wire, serve=serve, cell_timeout_s=self.config.cell_timeout_s)
         self._namespaces[channel] = namespace
-        self._wire.send(0, protocol.Spawn(worker=channel))
-        await namespace.ready()
+        share = self.config.memory_bytes if memory_bytes is None else memory_bytes
+        self._wire.send(0, protocol.Spawn(worker=channel, memory_bytes=share))
+        try:
+            await namespace.ready()
+        except BaseException:
+            namespace.close()
+            raise
         return namespace
 
     def close_namespace(self, namespace: Namespace) -> None:
@@ -211,6 +221,9 @@ class Box:
                 if not isinstance(facts, dict):
                     raise ProtocolError("hello: not an object")
                 self._hello.set_result(facts)
+            case protocol.RolledBack(reason="closed"):
+                self._namespace(message.worker).ended(message.detail[:200])
+                del self._namespaces[message.worker]
             case protocol.RolledBack():
                 self._namespace(message.worker).rolled_back(message)
             case _:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from rlm import protocol
 from rlm.box.results import CellResult, SnapshotResult
 from rlm.box.wire import BODY_LIMITS, MEMORY_BYTES, BytesSink, Sink, Wire
-from rlm.errors import RlmError, SandboxLost
+from rlm.errors import RlmError, SandboxError, SandboxLost
 from rlm.protocol import LoadFile, Message, ProtocolError, ReadHistory, SubCalls
 
 GRACE_S = 2.0
@@ -112,6 +112,7 @@ class Namespace:
         self._stopping = ""
         self._kill_at = float("inf")
         self._kill_sent = False
+        self._closed = False
         self.final_sink: Callable[[], Sink] = BytesSink
         self.snapshot_sink: Callable[[], Sink] = BytesSink
         self.blob_sink: Callable[[str], Sink] = lambda digest: BytesSink()
@@ -136,12 +137,15 @@ class Namespace:
             otherwise="The documents could not be set.",
         )
 
-    async def set_context(self, text: str) -> None:
-        """Make `text` the context, in place of a document."""
-        await self._ask(
-            lambda number: protocol.SetContext(request=number),
+    async def set_context(self, text: str, *, piece: bool = False) -> str:
+        """Make `text` the context, in place of a document; with `piece` it is a reference, see `SetContext`.
+
+        Returns what is wrong, empty for nothing.
+        """
+        return await self._ask(
+            lambda number: protocol.SetContext(request=number, piece=piece),
             _pieces(_encoded(text)),
-            lambda _, report: None,
+            lambda ok, report: str(report["problem" if ok else "reason"])[:1000],
             otherwise="The context could not be set.",
         )
 
@@ -253,14 +257,24 @@ class Namespace:
         await self._wire.send_body(self.channel, message, _pieces(_encoded(text or "")))
 
     def close(self) -> None:
-        """End the worker; its namespace is forgotten."""
+        """End the worker; its namespace is forgotten, and whoever waits for it is cancelled."""
+        if self._closed:
+            return
+        self._closed = True
         self._drop_requests()
+        self._wire.cut_off(self.channel)
+        for waiting in [*(question.waiting for question in self._open.values()), self._ready]:
+            waiting.cancel()
+        if self._cell:
+            self._cell.done.cancel()
         self._wire.send(0, protocol.Close(worker=self.channel))
 
     # -- what arrives; called on the loop, in order
 
     def open_sink(self, message: Message) -> Sink | None:
         """On the reading thread: a place for the body of `message`. Raises `ProtocolError`."""
+        if self._closed:
+            return None
         if isinstance(message, protocol.Final):
             return self.final_sink()
         if isinstance(message, protocol.Snapshot):
@@ -272,6 +286,8 @@ class Namespace:
         return None
 
     def receive(self, message: protocol.FromWorker, sink: Sink) -> None:
+        if self._closed:
+            return  # it was on its way already
         match message:
             case protocol.Ready():
                 if self._ready.done():
@@ -305,7 +321,18 @@ class Namespace:
             case protocol.Ack():
                 self._wire.acknowledged(self.channel, message)
 
+    def ended(self, why: str) -> None:
+        """There is no worker any more: it was closed, or could not be started. Raises `ProtocolError`."""
+        if self._closed:
+            return
+        if self._ready.done():
+            raise ProtocolError("rolled_back: closed, and nobody asked")
+        self._closed = True
+        self._ready.set_exception(SandboxError("A worker could not be started in the container.", f"{why}."))
+
     def rolled_back(self, message: protocol.RolledBack) -> None:
+        if self._closed:
+            return
         self._drop_requests()
         self._wire.cut_off(self.channel)
         if not message.restored:
@@ -438,7 +465,8 @@ class Namespace:
         except (RequestRefused, ProtocolError, RlmError) as refused:
             return _encoded(str(refused)), False
         except asyncio.CancelledError:
-            self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
+            if not self._closed:
+                self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
             raise
 
     def _drop_requests(self) -> None:

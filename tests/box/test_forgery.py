@@ -54,7 +54,7 @@ FORGED = {
     "W2-rolled-back": control(protocol.RolledBack(worker=1, reason="exit", detail="", restored=True)),
     "W2-hello": control(protocol.Hello(version=1, python="3")),
     "W2-ready": control(protocol.Ready()),
-    "W2-spawn": control(protocol.Spawn(worker=9)),
+    "W2-spawn": control(protocol.Spawn(worker=9, memory_bytes=1)),
     "W2-huge-body": control(protocol.Ready(body=1)),
     "W4-replay": control(protocol.Done(request=1)),
     "L5-long": b"C" + b" " * 150_000,
@@ -100,7 +100,7 @@ SPAM = f"""{WIRE}
 import struct
 def ask(number, size):
     fields = {{'t': 'sub_calls', 'body': number, 'request': number, 'kind': 'llm', 'count': 1}}
-    wire.send(b'C' + json.dumps(fields | {{'model': None, 'system': None}}).encode())
+    wire.send(b'C' + json.dumps(fields | {{'model': None}}).encode())
     head = b'D' + struct.pack('>I', number)
     wire.send(head + struct.pack('>Q', size))
     for _ in range(size // 60_000): wire.send(head + bytes(60_000))

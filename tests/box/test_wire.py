@@ -67,7 +67,10 @@ LIES = {
         "unknown or illegal message 'rolled_back'",
     ),
     "worker's on the supervisor's": (protocol.control_frame(0, protocol.Ready()), "illegal message 'ready'"),
-    "host's own": (protocol.control_frame(0, protocol.Spawn(worker=2)), "illegal message 'spawn'"),
+    "host's own": (
+        protocol.control_frame(0, protocol.Spawn(worker=2, memory_bytes=1)),
+        "illegal message 'spawn'",
+    ),
     "data for nothing": (HEADER.pack(DATA, 1, 5) + BODY_ID.pack(9) + b"x", "not announced"),
     "data of another channel": (
         protocol.control_frame(1, DONE) + HEADER.pack(DATA, 2, 5) + BODY_ID.pack(1) + b"x",
