@@ -19,7 +19,6 @@ from rlm.errors import DocumentError, NoAnswer
 from rlm.events import AskConsent, Event
 from rlm.ledger import Ledger
 from rlm.ledger_view import Tally
-from rlm.models import Model
 from rlm.protocol import LoadFile, ReadHistory, SubCalls
 from rlm.sandbox import Sandbox
 from rlm.settings import Config

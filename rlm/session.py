@@ -15,6 +15,7 @@ from rlm import memory
 from rlm.answers import write_answer
 from rlm.call_cache import CallCache
 from rlm.caps import bounds_for, ledger_for, require_first_reply
+from rlm.children import share_of
 from rlm.consent import Consent, paths_in_question
 from rlm.documents import Document
 from rlm.engine import Engine, Outcome
@@ -83,7 +84,6 @@ class Session:
         self.consent = Consent([*agreed, *self.config.allow], state_dir=self.state.path)
         self._requests = CellRequests(
             config=self.config,
-            sub=self.models.sub,
             consent=self.consent,
             cwd=self.cwd,
             emit=self._emit,
@@ -247,7 +247,7 @@ class Session:
             ledger=ledger,
             retry=self.models.retry,
             max_depth=limits.max_depth,
-            max_children=limits.max_children,
+            max_children=share_of(self.config).at_once,
             confirm_above_usd=limits.confirm_above_usd,
             asks=self.asks,
             emit=self._emit,
