@@ -16,7 +16,8 @@ from rlm.call_cache import CallCache
 from rlm.errors import ModelError, NoAnswer, PromptTooLarge
 from rlm.events import Usage
 from rlm.ledger import Ledger, Reservation
-from rlm.models import ChatMessage, Model, ModelReply, estimate_tokens
+from rlm.model_errors import no_reply
+from rlm.models import CHARS_PER_TOKEN, ChatMessage, Model, ModelReply, estimate_tokens
 from rlm.retry import Retry
 from rlm.single_flight import SingleFlight
 
@@ -24,8 +25,6 @@ SUB_OUTPUT_TOKENS = 8_192
 ENOUGH_OUTPUT_TOKENS = 2_048
 """A call waits for money that others have reserved, rather than be sent with less room for its reply."""
 LEAST_OUTPUT_TOKENS = 256
-CHARS_PER_TOKEN = 3
-"""Of what a model can take, so much text surely fits; `estimate_tokens` counts four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,9 @@ class Caller:
 
         reply = await self._retry.run(functools.partial(self._attempt, call), on_retry=on_retry)
         if not reply.text.strip():
-            raise _empty(reply, call.model)
+            raise no_reply(
+                call.model.name, output_tokens=reply.usage.output_tokens, finish_reason=reply.finish_reason
+            )
         return CallReply(reply.text, reply.usage, reply.finish_reason == "length")
 
     async def _attempt(self, call: Call) -> ModelReply:
@@ -167,12 +168,3 @@ def _given_up(call: Call) -> Usage:
     price, tokens = call.model.price, estimate_tokens(call.messages)
     cost_usd = None if price is None else price.cost_usd(input_tokens=tokens, output_tokens=0)
     return Usage(calls=1, input_tokens=tokens, cost_usd=cost_usd, estimated=True)
-
-
-def _empty(reply: ModelReply, model: Model) -> ModelError:
-    tokens = reply.usage.output_tokens
-    if reply.finish_reason == "length":
-        why = f"All {tokens:,} tokens that it had went into its reasoning, or were cut off."
-        return ModelError(f"{model.name} gave an empty reply.", why, hint="Ask for less at a time.")
-    why = "It only reasoned." if reply.reasoning else "It said nothing."
-    return ModelError(f"{model.name} gave an empty reply.", why, hint="Ask in another way.")

@@ -9,7 +9,7 @@
     │   └── SandboxLost         5  the container went away in the middle
     ├── BudgetReached           6  carries the best partial answer
     ├── ModelError              1  the provider refused or could not be reached
-    │   ├── ContextTooLong      1  the prompt does not fit the model
+    │   ├── PromptTooLarge      1  the prompt does not fit the model; never sent again as it is
     │   └── RateLimited         1  too many requests; always retryable, and a reason for all to wait
     ├── StateError              1  the state folder cannot be used
     │   └── StateLocked         1  another command holds it
@@ -82,8 +82,9 @@ class ModelError(RlmError):
         self.retry_after_s = retry_after_s
 
 
-class ContextTooLong(ModelError):
-    pass
+class PromptTooLarge(ModelError):
+    def __init__(self, what: str, why: str = "", *, hint: str = "") -> None:
+        super().__init__(what, why, hint=hint)
 
 
 class RateLimited(ModelError):

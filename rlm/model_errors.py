@@ -10,13 +10,13 @@ import re
 import time
 from typing import Any
 
-from rlm.errors import ConfigError, ContextTooLong, ModelError, RateLimited
+from rlm.errors import ConfigError, ModelError, PromptTooLarge, RateLimited
 from rlm.model_map import near_names
 from rlm.providers import ModelSettings, full_name, key_variable
 
 _NO_CREDIT = re.compile(
     r"insufficient.?(quota|credit|balance|funds)|exceeded your current quota|credit balance|"
-    r"out of credit|billing hard limit|payment required",
+    r"out of credit|billing hard limit|payment required|budget has been exceeded",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
@@ -25,6 +25,7 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_KEY = re.compile(r"missing credentials|missing .*api.?key|api.?key .*must be set", re.IGNORECASE)
+_UNKNOWN_PROVIDER = re.compile(r"LLM Provider NOT provided|Unmapped LLM provider")
 _NO_CONNECTION = re.compile(r"connection error|cannot connect|connection refused", re.IGNORECASE)
 _ASKED_WAIT = re.compile(r"retry(?:.?delay|\s+in)\W*(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 _TRANSIENT_STATUSES = frozenset({408, 409, 425, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -41,12 +42,13 @@ def translate(
     retry_after_s = _retry_after_s(error)
     if isinstance(error, litellm.Timeout):
         return timed_out(model, timeout_s)
-    if "LLM Provider NOT provided" in str(error) or status == 404:
+    if _UNKNOWN_PROVIDER.search(str(error)) or status == 404:
         near = near_names(settings.model, litellm.model_cost)
         return _unknown_model(settings, said if status == 404 else "", near)
     if status in (401, 403) or _NO_KEY.search(said):
         return _no_access(settings, said)
-    if status == 402 or (_NO_CREDIT.search(said) and retry_after_s is None):
+    exhausted = isinstance(error, litellm.BudgetExceededError) or _NO_CREDIT.search(said)
+    if status == 402 or (exhausted and retry_after_s is None):
         return ModelError(
             f"The account behind {model} has no credit or quota left.",
             said,
@@ -60,8 +62,12 @@ def translate(
             retry_after_s=retry_after_s,
         )
     if isinstance(error, litellm.ContextWindowExceededError) or status == 413 or _TOO_LONG.search(said):
-        return ContextTooLong(f"The prompt is too long for {model}.", said, hint="Send it in smaller pieces.")
-    if isinstance(error, litellm.ContentPolicyViolationError):
+        return PromptTooLarge(
+            f"The prompt is too long for {model}.",
+            said,
+            hint="Send it in smaller pieces: chunks(size) cuts them.",
+        )
+    if isinstance(error, _refusals(litellm)):
         return ModelError(f"{model} refused the content of the prompt.", said, hint="Rephrase the prompt.")
     if _NO_CONNECTION.search(said):
         place = settings.api_base or "the provider"
@@ -77,6 +83,19 @@ def translate(
         )
     return ModelError(
         f"{model} did not accept the request.", said, hint="Check params of this model in config.json."
+    )
+
+
+def _refusals(litellm: Any) -> tuple[type[Exception], ...]:
+    """What is raised when a filter, the provider's or a proxy's, does not like what was said."""
+    errors = litellm.exceptions
+    return (
+        errors.ContentPolicyViolationError,
+        errors.RejectedRequestError,
+        errors.GuardrailRaisedException,
+        errors.BlockedPiiEntityError,
+        errors.ModifyResponseException,
+        errors.SensitiveDataRouteException,
     )
 
 
@@ -110,10 +129,22 @@ def timed_out(model: str, timeout_s: float) -> ModelError:
     )
 
 
-def no_reply(model: str) -> ModelError:
-    return ModelError(
-        f"{model} answered with nothing.", "The reply held no text.", hint="Try again.", retryable=True
-    )
+def no_reply(
+    model: str, *, output_tokens: int = 0, finish_reason: str = "", limit: int | None = None
+) -> ModelError:
+    """A reply without text: it took `output_tokens`, and could have taken `limit`."""
+    what = f"{model} answered with nothing."
+    if finish_reason == "length":
+        most = f"all {limit:,}" if limit else f"{output_tokens:,}"
+        return ModelError(
+            what,
+            f"Its reasoning took {most} tokens that the reply may have, and none were left for text.",
+            hint="Ask for less at a time, or set a lower reasoning_effort in params of this model.",
+        )
+    if output_tokens:
+        why = f"It took {output_tokens:,} tokens, for reasoning perhaps, and wrote no text."
+        return ModelError(what, why, hint="Ask again in other words.")
+    return ModelError(what, "The reply held no text.", hint="Try again.", retryable=True)
 
 
 def _provider_sentence(error: Exception, settings: ModelSettings) -> str:

@@ -5,7 +5,7 @@ The map, or an entry of it, is handed in by `rlm.models`. Nothing is loaded, and
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlm.ledger import TOKENS_PER_PRICE, Price
@@ -24,6 +24,8 @@ def near_names(model: str, model_map: Mapping[str, Any]) -> list[str]:
 
 def map_price(entry: Mapping[str, Any], *, provider: str) -> Price | None:
     """The price of an entry. Zero means free for what runs locally, unknown for anything else."""
+    if tiers := entry.get("tiered_pricing"):
+        return _table_price(tiers)
     if "input_cost_per_token" not in entry or "output_cost_per_token" not in entry:
         return None
     beyond = None
@@ -35,6 +37,16 @@ def map_price(entry: Mapping[str, Any], *, provider: str) -> Price | None:
     return None if free and provider not in LOCAL else price
 
 
+def _table_price(tiers: Sequence[Mapping[str, Any]]) -> Price | None:
+    """The price of a table: each row is for prompts of a `range` of tokens, and holds for all of the call."""
+    price: Price | None = None
+    start = 0
+    for tier in sorted(tiers, key=lambda tier: float(tier["range"][0]), reverse=True):
+        price = _tier_price(tier, "", beyond=(start, price) if price else None)
+        start = int(tier["range"][0])
+    return price
+
+
 def _tier_price(entry: Mapping[str, Any], suffix: str, *, beyond: tuple[int, Price] | None) -> Price:
     def per_mtok(key: str) -> float | None:
         value = entry.get(key + suffix, entry.get(key))
@@ -44,5 +56,6 @@ def _tier_price(entry: Mapping[str, Any], suffix: str, *, beyond: tuple[int, Pri
         input_per_mtok=per_mtok("input_cost_per_token") or 0.0,
         output_per_mtok=per_mtok("output_cost_per_token") or 0.0,
         cached_per_mtok=per_mtok("cache_read_input_token_cost"),
+        cache_write_per_mtok=per_mtok("cache_creation_input_token_cost"),
         beyond=beyond,
     )

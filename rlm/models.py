@@ -10,25 +10,31 @@ keys (`rlm.choose`). litellm's own retries, fallbacks, budgets, router and cache
 import asyncio
 import contextlib
 import functools
+import gc
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypedDict
 
 from rlm.errors import RlmError
 from rlm.events import Usage
+from rlm.families import thinks_unopened
 from rlm.ledger import Price
 from rlm.model_errors import no_reply, timed_out, translate
 from rlm.model_map import chat_models, map_price, near_names
-from rlm.model_usage import estimated, reported, text_tokens
-from rlm.providers import ModelSettings, full_name
-from rlm.thinking import ThinkSplitter, split_thinking
+from rlm.model_stream import LiteLLMStream
+from rlm.model_usage import estimated, finish_reason, reported, text_tokens
+from rlm.prompt_cache import marked, needs_marks
+from rlm.providers import LOCAL, ModelSettings, full_name
+from rlm.thinking import split_thinking
 
 DEFAULT_TIMEOUT_S = 300.0
+CHARS_PER_TOKEN = 3
+"""Of what a model can take, so much text surely fits, where `estimate_tokens` counts four."""
 _PLACEHOLDER_KEY = "no-key"
 
 
@@ -41,7 +47,11 @@ class ChatMessage(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReply:
-    """A whole reply. `finish_reason` is `stop`, `length` or the provider's word, empty when it gave none."""
+    """A whole reply; empty `text` is possible when all its tokens went into reasoning.
+
+    `finish_reason` is `length` when the reply ended at its limit, else `stop` or the provider's word, empty
+    when it gave none.
+    """
 
     text: str
     reasoning: str
@@ -117,10 +127,25 @@ def _litellm() -> Any:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else a download blocks the import
         os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else it loads any .env into the process
         os.environ.setdefault("LITELLM_LOG", "CRITICAL")
+        with _uncollected():
+            importlib.import_module("litellm")
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # else errors print advertisements to stdout
     litellm.drop_params = True
     return litellm
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make objects that stay: litellm's million would else be looked through by every full collection."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 _calls_made: set[str] = set()
@@ -138,6 +163,9 @@ async def close_models() -> None:
     await worker.stop()
     await litellm.close_litellm_async_clients()
     litellm.in_memory_llm_clients_cache.flush_cache()
+    # Anthropic's streams share one client that litellm does not close, and makes again when it is needed.
+    if shared := vars(litellm).pop("module_level_aclient", None):
+        await shared.close()
 
 
 def known_models() -> list[str]:
@@ -193,46 +221,76 @@ class LiteLLMModel:
     def max_output_tokens(self) -> int | None:
         return _least(_map_entry(self._full_name).get("max_output_tokens"), self._configured_limit)
 
+    @functools.cached_property
+    def takes_marks(self) -> bool:
+        return needs_marks(self._full_name, _map_entry(self._full_name))
+
+    @property
+    def thinks_unopened(self) -> bool:
+        """Whether replies may begin in the middle of thoughts: its server may not know to take them out."""
+        bare = self.settings.api_base is not None or self._full_name.partition("/")[0] in LOCAL
+        return bare and thinks_unopened(self._full_name)
+
+    def output_limit(self, max_output_tokens: int | None) -> int | None:
+        return _least(max_output_tokens, self._configured_limit)
+
     @property
     def _configured_limit(self) -> int | None:
         params = self.settings.params
         return _least(params.get("max_tokens"), params.get("max_completion_tokens"))
 
-    def stream(
-        self, messages: Sequence[ChatMessage], *, max_output_tokens: int | None = None
-    ) -> "LiteLLMStream":
+    def stream(self, messages: Sequence[ChatMessage], *, max_output_tokens: int | None = None) -> ReplyStream:
         return LiteLLMStream(self, messages, max_output_tokens=max_output_tokens)
 
     async def complete(
         self, messages: Sequence[ChatMessage], *, max_output_tokens: int | None = None
     ) -> ModelReply:
         """Ask and wait for the whole reply. Raises `ModelError` or `ConfigError`."""
-        response = await self._send(messages, max_output_tokens=max_output_tokens)
+        response = await self.send(messages, max_output_tokens=max_output_tokens)
         if not response.choices:
             raise no_reply(self.name)
         choice = response.choices[0]
-        thoughts, text = split_thinking(choice.message.content or "")
-        reasoning = (getattr(choice.message, "reasoning_content", None) or "") + thoughts
-        text = text.lstrip() if reasoning else text  # litellm may have taken out the <think> already
-        usage = getattr(response, "usage", None)
-        if not (text or reasoning or choice.finish_reason):
+        reasoning = getattr(choice.message, "reasoning_content", None) or ""
+        text = choice.message.content or ""
+        if reasoning:
+            text = text.lstrip()  # litellm took out the <think>, or the provider did
+        else:
+            reasoning, text = split_thinking(text)
+        total = getattr(response, "usage", None)
+        counted = total and total.prompt_tokens
+        if not (text or reasoning or choice.finish_reason or counted):
             raise no_reply(self.name)
-        counted = usage and usage.prompt_tokens
+        if counted:
+            usage = self.reported_usage(total, response)
+        else:
+            usage = self.estimated_usage(messages, text + reasoning)
+        native = (getattr(choice, "provider_specific_fields", None) or {}).get("native_finish_reason")
         return ModelReply(
             text=text,
             reasoning=reasoning,
-            usage=self._reported(usage, response) if counted else self._estimated(messages, text + reasoning),
-            finish_reason=choice.finish_reason or "",
+            usage=usage,
+            finish_reason=finish_reason(
+                choice.finish_reason or "",
+                native=str(native or ""),
+                output_tokens=0 if usage.estimated else usage.output_tokens,
+                limit=self.output_limit(max_output_tokens),
+            ),
             model=self.name,
         )
 
-    async def _send(
-        self, messages: Sequence[ChatMessage], *, max_output_tokens: int | None, **options: Any
+    async def send(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_output_tokens: int | None,
+        goes_on: bool = False,
+        **options: Any,
     ) -> Any:
+        """litellm's own response. `goes_on`: these messages will be sent again with more after them."""
         litellm = await asyncio.to_thread(_litellm)
         _calls_made.add(self.name)
         params = dict(self.settings.params)
-        limit = _least(max_output_tokens, self._configured_limit)
+        limit = self.output_limit(max_output_tokens)
         if limit is not None:
             params.pop("max_completion_tokens", None)
             params["max_tokens"] = limit
@@ -240,15 +298,15 @@ class LiteLLMModel:
             **params,
             **options,
             model=self._full_name,
-            messages=list(messages),
+            messages=marked(messages) if goes_on and self.takes_marks else list(messages),
             api_base=self.settings.api_base,
             api_key=self._api_key,
             timeout=self.timeout_s + 5,  # ours comes first, and is the same for every provider
             max_retries=0,
         )
-        return await self._translated(call)
+        return await self.translated(call)
 
-    async def _translated(self, call: Any) -> Any:
+    async def translated(self, call: Any) -> Any:
         """Await a step of litellm's within the time limit, its exceptions as ours."""
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -261,96 +319,16 @@ class LiteLLMModel:
             # The chain ends here: the original may quote request headers.
             raise translate(error, self.settings, litellm=_litellm(), timeout_s=self.timeout_s) from None
 
-    def _reported(self, usage: Any, response: Any) -> Usage:
+    def reported_usage(self, usage: Any, response: Any) -> Usage:
         charged_usd = None
         if self.settings.price is None:
-            charged_usd = (getattr(response, "_hidden_params", None) or {}).get("response_cost") or None
+            hidden = getattr(response, "_hidden_params", None) or {}
+            charged_usd = hidden.get("response_cost") or getattr(usage, "cost", None) or None
         return reported(usage, self.price, charged_usd=charged_usd)
 
-    def _estimated(self, messages: Sequence[ChatMessage], reply: str, *, seen: Any = None) -> Usage:
+    def estimated_usage(self, messages: Sequence[ChatMessage], reply: str, *, seen: Any = None) -> Usage:
         input_tokens = getattr(seen, "prompt_tokens", None) or estimate_tokens(messages)
         return estimated(input_tokens, reply, price=self.price, seen=seen)
-
-
-class LiteLLMStream:
-    """`ReplyStream` over litellm's."""
-
-    def __init__(
-        self, model: LiteLLMModel, messages: Sequence[ChatMessage], *, max_output_tokens: int | None
-    ) -> None:
-        self._model = model
-        self._messages = messages
-        self._max_output_tokens = max_output_tokens
-        self._source: Any = None
-        self._split = ThinkSplitter()
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._total: Any = None
-        self._ended = False
-        self.finish_reason = ""
-
-    async def __aenter__(self) -> Self:
-        self._source = await self._model._send(
-            self._messages,
-            max_output_tokens=self._max_output_tokens,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        await self._source.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while not self._ended:
-            try:
-                chunk = await self._model._translated(anext(self._source))
-            except StopAsyncIteration:
-                self._ended = True
-                thoughts, text = self._split.end()
-            else:
-                thoughts, text = self._take(chunk)
-            self._reasoning.append(thoughts)
-            if text:
-                self._text.append(text)
-                return text
-        if not (self._seen_usage() or self.text or self.reasoning):
-            raise no_reply(self._model.name)
-        raise StopAsyncIteration
-
-    def _take(self, chunk: Any) -> tuple[str, str]:
-        self._total = getattr(chunk, "usage", None) or self._total
-        if not chunk.choices:
-            return "", ""
-        choice = chunk.choices[0]
-        self.finish_reason = choice.finish_reason or self.finish_reason
-        thoughts, text = self._split.feed(choice.delta.content or "")
-        return (getattr(choice.delta, "reasoning_content", None) or "") + thoughts, text
-
-    def _seen_usage(self) -> Any:
-        """Usage in what the provider sent. litellm's own final count also exists when there was none."""
-        chunks = getattr(self._source, "chunks", None) or ()
-        return next((usage for chunk in reversed(chunks) if (usage := getattr(chunk, "usage", None))), None)
-
-    @property
-    def text(self) -> str:
-        return "".join(self._text)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
-
-    @property
-    def usage(self) -> Usage:
-        seen = self._seen_usage()
-        if self._ended and seen and (total := self._total or seen).prompt_tokens:
-            return self._model._reported(total, self._source)
-        return self._model._estimated(self._messages, self.text + self.reasoning, seen=seen)
 
 
 def _least(*limits: int | None) -> int | None:

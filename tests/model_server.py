@@ -1,4 +1,4 @@
-"""A scripted, OpenAI-compatible model server on this machine: the model of every end-to-end test.
+"""A scripted model server on this machine: the model of every end-to-end test.
 
     with ModelServer() as server:
         server.reply("root", "Let me look.\\n```repl\\nFINAL(42)\\n```")    # queued, one for each request
@@ -11,8 +11,9 @@ request's JSON to any of these. Functions run on the server's loop: to wait is `
 what they raise comes out of the `with`. A model without a script is unknown (404); a queue that ran dry
 with no default is a 400, which nobody retries.
 
-It listens on 127.0.0.1, in a thread of its own, and speaks only what is needed: `POST /v1/chat/completions`,
-streamed or whole, and `GET /v1/models`. It does not check keys; it records every request as it came.
+It listens on 127.0.0.1, in a thread of its own, and speaks only what is needed: `POST` to any
+`…/chat/completions` (OpenAI) or `…/messages` (Anthropic), streamed or whole, and `GET …/models`. It does not
+check keys; it records every request as it came.
 """
 
 import asyncio
@@ -23,21 +24,29 @@ import struct
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
+
+from tests.dialects import CHAT_COMPLETIONS, MESSAGES, Dialect, text_of
 
 Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """What the server says a call took. `cached` is a part of `input`."""
+    """What the server says a call took. `cached` and `written` are parts of `input`, `reasoning` of `output`.
+
+    `cost_usd` is what some providers add themselves.
+    """
 
     input: int
     output: int
     cached: int = 0
+    written: int = 0
+    reasoning: int = 0
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ class Request:
     @property
     def prompt(self) -> str:
         """The last message's text."""
-        return str(self.json["messages"][-1]["content"])
+        return text_of(self.json["messages"][-1]["content"])
 
     def client_hung_up(self, *, wait_s: float = 10.0) -> bool:
         """Whether the client left before the reply was whole; waits for the one or the other."""
@@ -188,14 +197,17 @@ class ModelServer:
                 if path.endswith("/models"):
                     names = sorted({*self._queues, *self._defaults})
                     connection.send_json({"object": "list", "data": [{"id": name} for name in names]})
-                elif not path.endswith("/chat/completions"):
-                    connection.send_json({"error": {"message": f"no such path: {path}"}}, status=404)
+                elif path.endswith(("/chat/completions", "/messages")):
+                    dialect = MESSAGES if path.endswith("/messages") else CHAT_COMPLETIONS
+                    await self._complete(connection, json.loads(body), headers, dialect)
                 else:
-                    await self._complete(connection, json.loads(body), headers)
+                    connection.send_json({"error": {"message": f"no such path: {path}"}}, status=404)
         finally:
             connection.close()
 
-    async def _complete(self, connection: "_Connection", asked: Json, headers: dict[str, str]) -> None:
+    async def _complete(
+        self, connection: "_Connection", asked: Json, headers: dict[str, str], dialect: Dialect
+    ) -> None:
         request = Request(model=asked["model"], json=asked, headers=headers, time_s=time.monotonic())
         with self._came:
             self.requests.append(request)
@@ -204,7 +216,7 @@ class ModelServer:
         self.peak_parallel = max(self.peak_parallel, self._running)
         async with self._peak:
             self._peak.notify_all()
-        answering = asyncio.create_task(self._answer(connection, asked))
+        answering = asyncio.create_task(self._answer(connection, asked, dialect))
         leaving = asyncio.create_task(connection.gone.wait())
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -218,20 +230,20 @@ class ModelServer:
             self._failures.append(failure)
             connection.send_json({"error": {"message": f"the script failed: {failure!r}"}}, status=400)
 
-    async def _answer(self, connection: "_Connection", asked: Json) -> None:
+    async def _answer(self, connection: "_Connection", asked: Json, dialect: Dialect) -> None:
         answer = self._next(asked)
         if isinstance(answer, str):
             answer = Reply(answer)
         await asyncio.sleep(answer.delay_s)
         if isinstance(answer, Fault):
-            await _fail(connection, asked, answer)
+            await _fail(connection, asked, answer, dialect)
             return
         async with self._peak:
             await self._peak.wait_for(lambda: self.peak_parallel >= answer.together)
         if asked.get("stream"):
-            await _stream(connection, asked, answer)
+            await _stream(connection, asked, answer, dialect)
         else:
-            connection.send_json(_whole(asked, answer))
+            connection.send_json(dialect.whole(asked, answer, _tokens(asked, answer)))
 
     def _next(self, asked: Json) -> Answer:
         model = asked["model"]
@@ -246,11 +258,11 @@ class ModelServer:
         return script(asked) if callable(script) else script
 
 
-async def _fail(connection: "_Connection", asked: Json, fault: Fault) -> None:
+async def _fail(connection: "_Connection", asked: Json, fault: Fault, dialect: Dialect) -> None:
     if fault.how == "status":
         error = {"message": fault.message, "type": "scripted", "code": fault.code}
         extra = {} if fault.retry_after_s is None else {"retry-after": f"{fault.retry_after_s:g}"}
-        connection.send_json({"error": error}, status=fault.status, headers=extra)
+        connection.send_json({"type": "error", "error": error}, status=fault.status, headers=extra)
     elif fault.how == "garbage":
         connection.send(b"<html>this is not JSON</html>", kind="application/json")
     elif fault.how == "hang":
@@ -258,53 +270,33 @@ async def _fail(connection: "_Connection", asked: Json, fault: Fault) -> None:
     else:
         if fault.text and asked.get("stream"):
             connection.start_events()
-            connection.send_event(_chunk(asked, {"role": "assistant", "content": fault.text}))
+            connection.send_events(dialect.begin(asked, _tokens(asked, Reply(fault.text))))
+            connection.send_events(dialect.piece(asked, "text", fault.text))
             await asyncio.sleep(0.05)  # a reset overtakes what was not yet read
         connection.close(reset=fault.how == "reset")
 
 
-async def _stream(connection: "_Connection", asked: Json, reply: Reply) -> None:
+async def _stream(connection: "_Connection", asked: Json, reply: Reply, dialect: Dialect) -> None:
+    tokens = _tokens(asked, reply)
     connection.start_events()
-    connection.send_event(_chunk(asked, {"role": "assistant", "content": ""}))
-    for name, text in (("reasoning_content", reply.reasoning), ("content", reply.text)):
+    connection.send_events(dialect.begin(asked, tokens))
+    for kind, text in (("reasoning", reply.reasoning), ("text", reply.text)):
         for start in range(0, len(text), reply.chunk_size):
             if reply.chunk_delay_s:
                 await asyncio.sleep(reply.chunk_delay_s)
-            connection.send_event(_chunk(asked, {name: text[start : start + reply.chunk_size]}))
+            connection.send_events(dialect.piece(asked, kind, text[start : start + reply.chunk_size]))
             await connection.drain()
-    connection.send_event(_chunk(asked, {}, finish_reason=reply.finish_reason))
-    if reply.send_usage and (asked.get("stream_options") or {}).get("include_usage"):
-        connection.send_event({**_chunk(asked, {}), "choices": [], "usage": _usage(asked, reply)})
-    connection.end_events()
+    connection.send_events(dialect.end(asked, reply, tokens))
+    connection.end_events(dialect.done)
 
 
-def _whole(asked: Json, reply: Reply) -> Json:
-    message = {"role": "assistant", "content": reply.text}
-    if reply.reasoning:
-        message["reasoning_content"] = reply.reasoning
-    choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
-    whole = {**_header(asked, "chat.completion"), "choices": [choice]}
-    return {**whole, "usage": _usage(asked, reply)} if reply.send_usage else whole
-
-
-def _chunk(asked: Json, delta: Json, *, finish_reason: str | None = None) -> Json:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return {**_header(asked, "chat.completion.chunk"), "choices": [choice]}
-
-
-def _header(asked: Json, kind: str) -> Json:
-    return {"id": "chatcmpl-scripted", "object": kind, "created": 0, "model": asked["model"]}
-
-
-def _usage(asked: Json, reply: Reply) -> Json:
-    sent = sum(len(str(message.get("content"))) for message in asked["messages"])
-    tokens = reply.usage or Tokens(input=-(-sent // 4), output=-(-len(reply.text + reply.reasoning) // 4))
-    return {
-        "prompt_tokens": tokens.input,
-        "completion_tokens": tokens.output,
-        "total_tokens": tokens.input + tokens.output,
-        "prompt_tokens_details": {"cached_tokens": tokens.cached},
-    }
+def _tokens(asked: Json, reply: Reply) -> Tokens | None:
+    """What the call took, as the script has it or else counted; None when it is to be left out."""
+    if not reply.send_usage:
+        return None
+    sent = [asked.get("system", ""), *(message.get("content") for message in asked["messages"])]
+    chars = sum(len(text_of(content)) for content in sent)
+    return reply.usage or Tokens(input=-(-chars // 4), output=-(-len(reply.text + reply.reasoning) // 4))
 
 
 class _Connection(asyncio.Protocol):
@@ -377,11 +369,14 @@ class _Connection(asyncio.Protocol):
     def start_events(self) -> None:
         self._head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
 
-    def send_event(self, value: Json) -> None:
-        self._write_chunk(f"data: {json.dumps(value)}\n\n".encode())
+    def send_events(self, values: Iterable[Json]) -> None:
+        for value in values:
+            name = f"event: {value['type']}\n" if "type" in value else ""
+            self._write_chunk(f"{name}data: {json.dumps(value)}\n\n".encode())
 
-    def end_events(self) -> None:
-        self._write_chunk(b"data: [DONE]\n\n")
+    def end_events(self, done: bytes) -> None:
+        if done:
+            self._write_chunk(done)
         self._write(b"0\r\n\r\n")
 
     def close(self, *, reset: bool = False) -> None:

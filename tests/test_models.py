@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.errors import ConfigError, ContextTooLong, ModelError, RateLimited, RlmError
+from rlm.errors import ConfigError, ModelError, PromptTooLarge, RateLimited, RlmError
 from rlm.ledger import Price
+from rlm.model_errors import no_reply
 from rlm.models import (
     ChatMessage,
     LiteLLMModel,
@@ -94,10 +95,15 @@ async def test_streamed_reply_carries_the_same(server: ModelServer) -> None:
     assert not stream.usage.estimated
 
 
-async def test_leaving_a_stream_early_closes_the_connection(server: ModelServer) -> None:
-    server.reply("root", Reply("word " * 2000, chunk_size=5, chunk_delay_s=0.02))
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_leaving_a_stream_early_closes_the_connection(server: ModelServer, provider: str) -> None:
+    server.reply(
+        "root", Reply("word " * 2000, chunk_size=5, chunk_delay_s=0.02, usage=Tokens(input=104, output=9))
+    )
     price = Price(input_per_mtok=1_000_000.0, output_per_mtok=1_000_000.0)
-    async with model_at(server, price=price).stream([{"role": "user", "content": "x" * 400}]) as stream:
+    async with model_at(server, f"{provider}/root", price=price).stream(
+        [{"role": "user", "content": "x" * 400}]
+    ) as stream:
         async for _ in stream:
             if len(stream.text) >= 20:
                 break
@@ -188,6 +194,58 @@ def test_params_that_are_the_programs_own_are_refused() -> None:
         LiteLLMModel(ModelSettings(model="gpt-5", params={"num_retries": 3, "fallbacks": ["x"]}))
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("said", "output_tokens", "reason"),
+    [
+        ("stop", 20, "stop"),
+        ("length", 20, "length"),
+        ("max_tokens", 20, "length"),
+        ("MAX_TOKENS", 20, "length"),
+        ("model_length", 20, "length"),  # Mistral's, which litellm takes for a stop
+        ("max_output_tokens", 20, "length"),
+        ("content_filter", 20, "content_filter"),
+        ("a word of their own", 20, "stop"),
+        ("a word of their own", 50, "length"),  # it took all that it was allowed
+    ],
+)
+async def test_a_reply_that_was_cut_says_length(
+    server: ModelServer, streamed: bool, said: str, output_tokens: int, reason: str
+) -> None:
+    usage = Tokens(input=10, output=output_tokens)
+    server.reply("root", Reply("half of", finish_reason=said, usage=usage))
+    model = model_at(server)
+    if streamed:
+        async with model.stream(HELLO, max_output_tokens=50) as stream:
+            async for _ in stream:
+                pass
+        assert stream.finish_reason == reason
+    else:
+        assert (await model.complete(HELLO, max_output_tokens=50)).finish_reason == reason
+
+
+async def test_a_reply_that_is_all_reasoning_is_empty_and_paid_for(server: ModelServer) -> None:
+    usage = Tokens(input=10, output=50, reasoning=50)
+    server.reply("root", Reply("", reasoning="hm hm", finish_reason="length", usage=usage))
+    reply = await model_at(server).complete(HELLO, max_output_tokens=50)
+    assert (reply.text, reply.reasoning, reply.finish_reason) == ("", "hm hm", "length")
+    assert reply.usage.output_tokens == 50
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "retryable"),
+    [
+        (no_reply("m"), "held no text", True),
+        (no_reply("m", output_tokens=40), "took 40 tokens, for reasoning perhaps", False),
+        (no_reply("m", output_tokens=50, finish_reason="length", limit=1050), "took all 1,050 tokens", False),
+    ],
+)
+def test_an_empty_reply_tells_where_its_tokens_went(error: ModelError, said: str, retryable: bool) -> None:
+    assert said in str(error)
+    assert error.retryable is retryable
+    assert error.hint
+
+
 # ---- failures ------------------------------------------------------------------------------------
 
 FAULTS: list[tuple[Fault, type[RlmError], bool, str]] = [
@@ -200,8 +258,8 @@ FAULTS: list[tuple[Fault, type[RlmError], bool, str]] = [
     (Fault(status=401, message=f"bad key {KEY}"), ConfigError, False, "was refused"),
     (Fault(status=403, message="not yours"), ConfigError, False, "was refused"),
     (Fault(status=404, message="no such model"), ConfigError, False, "no model 'openai/root'"),
-    (Fault(status=400, message="maximum context length is 10 tokens"), ContextTooLong, False, "too long"),
-    (Fault(status=413, message="too large"), ContextTooLong, False, "too long"),
+    (Fault(status=400, message="maximum context length is 10 tokens"), PromptTooLarge, False, "too long"),
+    (Fault(status=413, message="too large"), PromptTooLarge, False, "too long"),
     (Fault(status=400, message="no such parameter"), ModelError, False, "did not accept"),
     (Fault(how="garbage"), ModelError, True, ""),
     (Fault(how="truncated"), ModelError, True, "Cannot reach http://127.0.0.1"),
@@ -347,8 +405,28 @@ async def test_think_tags_are_kept_apart(server: ModelServer, chunk_size: int) -
     assert reply.reasoning.strip() == stream.reasoning.strip() == "a < b"
 
 
-def split(pieces: list[str]) -> tuple[str, str]:
-    splitter = ThinkSplitter()
+@pytest.mark.parametrize("chunk_size", [1, 7, 100])
+async def test_thoughts_that_a_template_opened_are_kept_apart(server: ModelServer, chunk_size: int) -> None:
+    said = "a < b\nand so\n</think>\n\nThe answer"
+    server.default("deepseek-r1", Reply(said, chunk_size=chunk_size))
+    model = model_at(server, "openai/deepseek-r1")
+    reply = await model.complete(HELLO)
+    async with model.stream(HELLO) as stream:
+        pieces = [piece async for piece in stream]
+    assert reply.text == stream.text == "".join(pieces) == "The answer"
+    assert reply.reasoning.strip() == stream.reasoning.strip() == "a < b\nand so"
+
+
+async def test_a_server_that_takes_thoughts_out_itself_is_not_waited_for(server: ModelServer) -> None:
+    server.default("deepseek-r1", Reply("one two three", reasoning="hm", chunk_size=4))
+    async with model_at(server, "openai/deepseek-r1").stream(HELLO) as stream:
+        pieces = [piece async for piece in stream]
+    assert len(pieces) > 3
+    assert (stream.text, stream.reasoning) == ("one two three", "hm")
+
+
+def split(pieces: list[str], *, unopened: bool = False) -> tuple[str, str]:
+    splitter = ThinkSplitter(unopened=unopened)
     parts = [splitter.feed(piece) for piece in pieces] + [splitter.end()]
     return "".join(thoughts for thoughts, _ in parts), "".join(text for _, text in parts)
 
@@ -358,11 +436,13 @@ MARKED = st.lists(st.sampled_from(["<think>", "</think>", "<", "think>", "</", "
 )
 
 
-@given(MARKED, st.lists(st.integers(0, 40)))
-def test_cutting_a_reply_differently_does_not_change_what_is_thought(text: str, cuts: list[int]) -> None:
+@given(MARKED, st.lists(st.integers(0, 40)), st.booleans())
+def test_cutting_a_reply_differently_does_not_change_what_is_thought(
+    text: str, cuts: list[int], unopened: bool
+) -> None:
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
-    assert split(pieces) == split([text])
+    assert split(pieces, unopened=unopened) == split([text], unopened=unopened)
 
 
 @pytest.mark.parametrize(
@@ -375,10 +455,15 @@ def test_cutting_a_reply_differently_does_not_change_what_is_thought(text: str, 
         (" <think>a</think> b <think>c</think>", ("a", "b <think>c</think>")),
         ("say <think>a</think>", ("", "say <think>a</think>")),
         ("<think>never closed </thi", ("never closed </thi", "")),
+        ("</think>\n\nb", ("", "b")),
+        ("a\n</think>\nb", ("a\n", "b")),
+        ("a\n </think>", ("a\n", "")),
+        ("the tag </think> closes", ("", "the tag </think> closes")),
+        ("write <think>\na\n</think>\nb", ("", "write <think>\na\n</think>\nb")),
         ("", ("", "")),
     ],
 )
-def test_only_a_leading_think_is_reasoning(text: str, parts: tuple[str, str]) -> None:
+def test_only_thoughts_at_the_start_are_reasoning(text: str, parts: tuple[str, str]) -> None:
     assert split_thinking(text) == parts
 
 
@@ -492,7 +577,7 @@ from rlm.errors import ModelError
 from rlm.providers import ModelSettings
 assert "litellm" not in sys.modules
 models.preload()
-model = models.LiteLLMModel(ModelSettings(model="openai/root", api_base=sys.argv[1]))
+model = models.LiteLLMModel(ModelSettings(model=f"{sys.argv[2]}/root", api_base=sys.argv[1]))
 hello = [{"role": "user", "content": "hello"}]
 
 async def ask():
@@ -512,7 +597,8 @@ with asyncio.Runner() as runner:
     runner.run(ask())
     runner.run(ask())
 added = {name for name in os.environ if os.environ[name] != before.get(name)}
-assert added <= {"LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_MODE", "LITELLM_LOG"}, added
+litellms = {"LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_MODE", "LITELLM_LOG", "TIKTOKEN_CACHE_DIR"}
+assert added <= litellms, added
 """
 
 
@@ -521,12 +607,17 @@ def run_python(script: str, *arguments: str, warnings: str = "default") -> subpr
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(("ending", "warnings"), [("close", "error"), ("just leave", "ignore")])
-def test_a_plain_script_prints_nothing(server: ModelServer, ending: str, warnings: str) -> None:
+@pytest.mark.parametrize(
+    ("provider", "ending", "warnings"),
+    [("openai", "close", "error"), ("anthropic", "close", "error"), ("openai", "just leave", "ignore")],
+)
+def test_a_plain_script_prints_nothing(
+    server: ModelServer, provider: str, ending: str, warnings: str
+) -> None:
     for _ in range(2):
         said = Reply("hi there", chunk_size=3)
         server.reply("root", said, said, said, Fault(status=500))
-    done = run_python(SCRIPT, server.url, ending, warnings=warnings)
+    done = run_python(SCRIPT, server.url, provider, ending, warnings=warnings)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
