@@ -1,8 +1,13 @@
-"""The checks behind `rlm doctor`: each looks at one thing and says how to mend it. Nothing is changed."""
+"""The checks behind `rlm doctor`: each looks at one thing and says how to mend it. Nothing is changed.
 
+No model is called unless `ping` is asked for: then each configured one is, once.
+"""
+
+import asyncio
 import dataclasses
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +19,37 @@ from rlm.settings import Config, ModelConfig
 
 DISK_BYTES = 2 * 1024**3
 LISTED_CONTAINERS = 5
+PING = "Reply with the word: ok"
+PING_OUTPUT_TOKENS = 256
+"""Some models reason before they say anything."""
+PING_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """`status` is `ok`, `warning` or `failed`; `area` is `program`, `sandbox`, `models` or `disk`."""
+    """`status` is `ok`, `warning` or `failed`; `area` is `program`, `sandbox`, `models`, `ping` or `disk`.
+
+    `measured` is what a ping took: `seconds`, `input_tokens`, `output_tokens` and `cost_usd`.
+    """
 
     area: str
     name: str
     status: str
     found: str
     fix: str = ""
+    exit_code: int = 0
+    measured: Mapping[str, float | None] | None = None
 
     @property
     def failed(self) -> bool:
         return self.status == "failed"
 
-    def to_json(self) -> dict[str, str]:
-        return dataclasses.asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name != "exit_code" and value is not None}
 
 
-def examine(load_config: Callable[[], Config], state_dir: Path) -> list[Check]:
+def examine(load_config: Callable[[], Config], state_dir: Path, *, ping: bool = False) -> list[Check]:
     checks = [
         Check(
             area="program",
@@ -56,6 +71,8 @@ def examine(load_config: Callable[[], Config], state_dir: Path) -> list[Check]:
     if config:
         checks += _model("root model", config.root, config)
         checks += _model("sub model", config.sub, config)
+        if ping:
+            checks += asyncio.run(_pings(config))
     checks.append(_disk(state_dir))
     return checks
 
@@ -80,6 +97,7 @@ def _sandbox(config: Config | None) -> Iterator[Check]:
             name="seccomp",
             status="failed",
             found="the engine has no seccomp profile, and nothing is run without one",
+            exit_code=SandboxError.exit_code,
             fix="Use an engine with seccomp (the default of Docker's packages).",
         )
     settings = config.sandbox if config else SandboxConfig()
@@ -151,6 +169,55 @@ def _model(name: str, model: ModelConfig, config: Config) -> Iterator[Check]:
     yield Check(area="models", name=f"{name} {model.model}", status="ok", found=found)
 
 
+async def _pings(config: Config) -> list[Check]:
+    """One tiny call to each configured model, all at once. Equal models are called once."""
+    from rlm.models import close_models
+
+    labels = [("root model", config.root), ("sub model", config.sub)]
+    labels += [(f'alias "{alias}"', model) for alias, model in config.aliases.items()]
+    asked: list[tuple[str, ModelConfig]] = []
+    for label, model in labels:
+        place = next((place for place, (_, other) in enumerate(asked) if other == model), None)
+        if place is None:
+            asked.append((label, model))
+        else:
+            asked[place] = (f"{asked[place][0]}, {label}", model)
+    try:
+        return list(await asyncio.gather(*(_ping(label, model, config) for label, model in asked)))
+    finally:
+        await close_models()
+
+
+async def _ping(label: str, model: ModelConfig, config: Config) -> Check:
+    from rlm.choose import settings_of
+    from rlm.models import ChatMessage, LiteLLMModel
+
+    name = f"ping {label} {model.model}"
+    try:
+        settings, _ = settings_of(model, config)
+        asked = LiteLLMModel(settings, timeout_s=PING_TIMEOUT_S)
+        started = time.monotonic()
+        message = ChatMessage(role="user", content=PING)
+        usage = (await asked.complete([message], max_output_tokens=PING_OUTPUT_TOKENS)).usage
+    except RlmError as error:
+        return _failure("ping", name, error)
+    seconds = time.monotonic() - started
+    cost = "$?" if usage.cost_usd is None else f"${usage.cost_usd:.6f}"
+    tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+    return Check(
+        area="ping",
+        name=name,
+        status="ok",
+        found=f"answered in {seconds:.1f} s; {'~' * usage.estimated}{tokens}, {cost}",
+        measured={
+            "seconds": round(seconds, 3),
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost_usd": usage.cost_usd,
+        },
+    )
+
+
 def _disk(state_dir: Path) -> Check:
     there = next(path for path in (state_dir.absolute(), *state_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -168,5 +235,10 @@ def _disk(state_dir: Path) -> Check:
 
 def _failure(area: str, name: str, error: RlmError) -> Check:
     return Check(
-        area=area, name=name, status="failed", found=f"{error.what} {error.why}".strip(), fix=error.hint
+        area=area,
+        name=name,
+        status="failed",
+        found=f"{error.what} {error.why}".strip(),
+        fix=error.hint,
+        exit_code=error.exit_code,
     )

@@ -6,18 +6,20 @@ from typing import Any
 import click
 
 from rlm.cli.options import Options, common
-from rlm.errors import ConfigError, SandboxError
 
 
 @click.command(name="doctor", short_help="Check what a run needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--ping", is_flag=True, help="Ask each configured model one tiny question, which costs a little."
+)
 @common()
-def command(options: Options, *, as_json: bool) -> int:
+def command(options: Options, *, as_json: bool, ping: bool) -> int:
     """Check Docker, image, keys, models and disk; each failure comes with its fix."""
     from rlm.doctor import examine
 
     console = options.console()
-    checks = examine(lambda: options.load_config(console), options.state_dir)
+    checks = examine(lambda: options.load_config(console), options.state_dir, ping=ping)
     if as_json:
         rows: list[dict[str, Any]] = [check.to_json() for check in checks]
         console.answer(
@@ -30,7 +32,4 @@ def command(options: Options, *, as_json: bool) -> int:
             if check.fix:
                 lines.append(f"       fix: {check.fix}")
             console.answer([f"{line}\n".encode() for line in lines])
-    failed = [check for check in checks if check.failed]
-    if any(check.area == "sandbox" for check in failed):
-        return SandboxError.exit_code
-    return ConfigError.exit_code if failed else 0
+    return max(check.exit_code for check in checks)
