@@ -243,7 +243,7 @@ def loaded(script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "script", ["from rlm.cli import run; assert run(['--help']) == 0", "import rlm.cli.status"]
+    "script", ["from rlm.cli import exit_code; assert exit_code(['--help']) == 0", "import rlm.cli.status"]
 )
 def test_a_quick_command_loads_nothing_heavy(script: str) -> None:
     assert loaded(script) == "[]"

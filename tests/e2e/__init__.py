@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.e2e.warm import WarmPopen
 from tests.model_server import ModelServer
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
@@ -99,7 +100,9 @@ class Project:
     ) -> subprocess.Popen[bytes]:
         """Start a command. `env` adds variables; those that are None are left out."""
         changed = {**self.environ, **(env or {})}
-        return subprocess.Popen(
+        # What Python itself heeds when it starts needs a start.
+        cold = any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
+        return (subprocess.Popen if cold else WarmPopen)(
             [sys.executable, str(MAIN), *args],
             cwd=self.folder,
             env={name: value for name, value in changed.items() if value is not None},
