@@ -28,6 +28,7 @@ bench: setup
 		.venv/bin/python -m benchmarks.$$name --size 300MB --runs 1 $(BENCH) && echo || exit 1; done
 	@.venv/bin/python -m benchmarks.many --files 1000 --runs 1 $(BENCH) && echo
 	@.venv/bin/python -m benchmarks.convert --size 100MB --pages 200 --runs 1 $(BENCH) && echo
+	@.venv/bin/python -m benchmarks.subcalls --calls 100 1000 --latency 0.5 $(BENCH) && echo
 	@.venv/bin/python -m benchmarks.persist --size 100MB --array 50MB --dicts 100000 --runs 1 $(BENCH)
 
 check: env

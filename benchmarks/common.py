@@ -46,14 +46,14 @@ LARGE_BYTES = 300 * MB
 # -- the command line of a benchmark
 
 
-def options(doc: str | None, *, size: str = "", files: int = 0) -> argparse.ArgumentParser:
-    """The options that benchmarks have in common; `size` and `files` are defaults, absent where empty."""
+def options(doc: str | None, *, size: str = "", files: int = 0, runs: int = 3) -> argparse.ArgumentParser:
+    """The options that benchmarks have in common; the others are defaults. Those without one are absent."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if size:
         parser.add_argument("--size", default=size, help=f"of the data, as in 100MB (default {size})")
     if files:
         parser.add_argument("--files", type=int, default=files, help=f"how many (default {files})")
-    parser.add_argument("--runs", type=int, default=3, help="of which medians are taken (default 3)")
+    parser.add_argument("--runs", type=int, default=runs, help=f"of which medians are taken (default {runs})")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where data is made")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return parser

@@ -57,10 +57,10 @@ def refusal(price: BatchPrice, *, left_calls: int | None) -> str:
     if left_calls is not None and price.calls > left_calls:
         return f"{wants} is too long. {left_calls:,} sub-calls are left to this question. Plan fewer calls."
     tokens = price.input_tokens + price.output_tokens
-    if price.cost_usd is not None:
-        cost, left = f"cost about {_usd(price.cost_usd)}", _usd(price.left_usd or 0.0)
+    if price.left_tokens is not None and tokens > price.left_tokens:
+        cost, left = f"take about {tokens:,} tokens", f"{price.left_tokens:,}"
     else:
-        cost, left = f"take about {tokens:,} tokens", f"{price.left_tokens or 0:,} tokens"
+        cost, left = f"cost about {_usd(price.cost_usd or 0.0)}", _usd(price.left_usd or 0.0)
     return (
         f"{wants} would {cost}, and {left} is left: enough for about {price.affordable:,} of these calls. "
         "Plan fewer or shorter calls: filter in Python first, or read a sample."

@@ -287,7 +287,7 @@ class LiteLLMModel:
         **options: Any,
     ) -> Any:
         """litellm's own response. `goes_on`: these messages will be sent again with more after them."""
-        litellm = await asyncio.to_thread(_litellm)
+        litellm = _litellm() if _calls_made else await asyncio.to_thread(_litellm)
         _calls_made.add(self.name)
         params = dict(self.settings.params)
         limit = self.output_limit(max_output_tokens)

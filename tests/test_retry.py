@@ -59,9 +59,9 @@ def busy(**details: Any) -> ModelError:
     return ModelError("busy", retryable=True, **details)
 
 
-def patient(time: FakeTime, *, chance: float = 0.5, **limits: Any) -> Retry:
+def patient(time: FakeTime, *, chance: float = 0.5, spacing_s: float = 0.0, **limits: Any) -> Retry:
     """Base 1 s; with chance 0.5 the waits are 0.5, 1, 2, 4 …"""
-    return Retry(clock=time.clock, sleep=time.sleep, chance=lambda: chance, **limits)
+    return Retry(spacing_s=spacing_s, clock=time.clock, sleep=time.sleep, chance=lambda: chance, **limits)
 
 
 async def test_waits_grow_and_are_reported() -> None:
@@ -121,6 +121,22 @@ async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
     calls = Attempts(time, [late])
     assert await time.run(patient(time, deadline_s=60.0).run(calls)) == [late]
     assert time.now_s == 1000.0
+
+
+async def test_calls_do_not_start_together() -> None:
+    time = FakeTime()
+    retry = patient(time, spacing_s=2.0)
+    calls = [Attempts(time, []) for _ in range(3)]
+    await time.run(*[retry.run(call) for call in calls])
+    assert [call.at_s for call in calls] == [[0.0], [2.0], [4.0]]
+
+
+async def test_no_more_than_its_places_are_under_way_and_who_waits_has_none() -> None:
+    time = FakeTime()
+    retry = patient(time, parallel=1)
+    first, second = Attempts(time, [busy(retry_after_s=5.0)]), Attempts(time, [])
+    await time.run(retry.run(first), retry.run(second))
+    assert (first.at_s, second.at_s) == ([0.0, 5.0], [0.0])
 
 
 async def test_one_rate_limit_holds_back_everyone() -> None:
