@@ -8,16 +8,13 @@ come out, safe to show. Nothing is read from files here, and a key that a row la
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from rlm.errors import UsageError
 from rlm.events import Usage
+from rlm.trace.rows import Row, turn_rows, usage_of
 from rlm.ui.flow import Flow
 from rlm.ui.numbers import cost_text, count, duration, plural, size, tokens_text, usage_text
 from rlm.ui.render import OUTCOMES
 from rlm.ui.sanitise import visible, visible_line
-
-Row = dict[str, Any]
 
 PROMPTS_SHOWN = 3
 """Of each batch, the first prompts; and as many of the failures."""
@@ -34,31 +31,7 @@ def trace_text(events: Iterable[Row], turn: int | None = None, *, console_width:
     out for `console_width` columns; code and output stand as they are. Raises `UsageError` when there is no
     such turn.
     """
-    return _Teller(console_width).tell(_turn_rows(events, turn))
-
-
-def _turn_rows(events: Iterable[Row], turn: int | None) -> list[Row]:
-    """One pass, holding no more than two turns: the file may be long."""
-    chosen: list[Row] = []
-    numbers: list[int] = []
-    wanted = False
-    for row in events:
-        if row.get("event") == "TurnStarted" and not row.get("depth"):
-            number = row.get("turn", 0)
-            numbers.append(number)
-            wanted = turn is None or number == turn
-            if wanted:
-                chosen = []
-        if wanted:
-            chosen.append(row)
-    if chosen:
-        return chosen
-    if not numbers:
-        raise UsageError("There is nothing to trace.", "No question was asked here yet.", hint='rlm run "…"')
-    first, last = min(numbers), max(numbers)
-    raise UsageError(
-        f"There is no turn {turn}.", f"The trace has turns {first} to {last}.", hint=f"rlm trace {last}"
-    )
+    return _Teller(console_width).tell(turn_rows(events, turn))
 
 
 @dataclasses.dataclass(slots=True)
@@ -170,7 +143,7 @@ class _Teller:
         yield from self._prose(row.get("question", ""), indent)
 
     def _reply(self, row: Row, indent: str) -> Iterator[str]:
-        step, usage = row.get("step", "?"), _usage(row.get("usage"))
+        step, usage = row.get("step", "?"), usage_of(row.get("usage"))
         model = row.get("model", "")
         self._models[model] = self._models.get(model, Usage()) + usage
         most = self._max_steps.get(_whose(row))
@@ -199,7 +172,7 @@ class _Teller:
 
     def _sub_call(self, row: Row, batches: Batches) -> None:
         batch = batches.setdefault(row.get("batch", 0), _Batch())
-        usage = _usage(row.get("usage"))
+        usage = usage_of(row.get("usage"))
         if not batch.recursive:  # what a child took is in rows of its own
             batch.usage += usage
             self._models[batch.model] = self._models.get(batch.model, Usage()) + usage
@@ -223,7 +196,8 @@ class _Teller:
         if batch.recursive:
             parts = [f"{came_back}{count(total)} child RLM{'s' * (total != 1)} of {model}"]
             usage = sum(
-                (_usage(self._ends.get(start.get("child", 0), {}).get("usage")) for start in starts), Usage()
+                (usage_of(self._ends.get(start.get("child", 0), {}).get("usage")) for start in starts),
+                Usage(),
             )
         else:
             parts = [f"{came_back}{plural(total, 'sub-call')} to {model}"]
@@ -282,7 +256,7 @@ class _Teller:
         if len(self._models) > 1:
             for model, usage in self._models.items():
                 yield f"  {visible_line(model) or 'an unknown model'}: {usage_text(usage)}"
-        yield f"  session {cost_text(_usage(row.get('session_usage')))}"
+        yield f"  session {cost_text(usage_of(row.get('session_usage')))}"
 
     def _prose(self, text: str, indent: str) -> Iterator[str]:
         flow = Flow(width=max(20, self._width - len(indent)), indent="  ")
@@ -296,7 +270,7 @@ def _whose(row: Row) -> tuple[int, int]:
 
 def _end_line(row: Row) -> str:
     parts = [OUTCOMES.get(row.get("status", ""), "answered"), plural(row.get("steps", 0), "step")]
-    parts += [usage_text(_usage(row.get("usage"))), duration(row.get("duration_s", 0.0))]
+    parts += [usage_text(usage_of(row.get("usage"))), duration(row.get("duration_s", 0.0))]
     return " · ".join(parts)
 
 
@@ -311,12 +285,6 @@ def _result(call: Row) -> str:
     if call.get("error"):
         return f"failed{marked}: {call['error']}"
     return f"→{marked} {call.get('reply', '')}"
-
-
-def _usage(fields: Row | None) -> Usage:
-    """Usage from a row that an older or later version may have written."""
-    names = [field.name for field in dataclasses.fields(Usage)]
-    return Usage(**{name: fields[name] for name in names if name in fields} if fields else {})
 
 
 def _block(text: str, indent: str) -> Iterator[str]:
