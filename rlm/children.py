@@ -129,6 +129,7 @@ class ChildRun:
                 messages=[self._system(share)],
                 depth=self.task.depth,
                 child=self.task.child,
+                turn=self.sandbox.turn,
             )
             return await engine.run(
                 prompts.fill(

@@ -2,53 +2,42 @@
 until there is an answer.
 
 The engine knows a model, something that runs cells, and a ledger, each as a protocol; no terminal, no file,
-no Docker. It emits events and is told to stop; nothing else flows back. `rlm.session` puts it together.
+no Docker. It emits events; what the user does meanwhile reaches it as `UserInput`. `rlm.turn` puts it
+together.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from rlm import feedback, prompts, root_calls
+from rlm import feedback, prompts
 from rlm.box.results import CellResult
 from rlm.box.wire import Sink
+from rlm.cell_runs import CellRuns, Cells
 from rlm.deadline import SETTLE_S, Deadline
-from rlm.errors import BudgetReached, ConfigError, Interrupted, ModelError, NoAnswer, RlmError
-from rlm.events import (
-    CellFinished,
-    CellOutput,
-    Event,
-    Notice,
-    Reminder,
-    ReplyDelta,
-    ReplyFinished,
-    StepStarted,
+from rlm.errors import (
+    BudgetReached,
+    Interrupted,
+    ModelError,
+    NoAnswer,
+    RlmError,
 )
+from rlm.events import Event, Notice, Resumed, Said
 from rlm.ledger import ANOTHER_SESSION, Ledger
 from rlm.models import ChatMessage, Model, ReplyStream
-from rlm.parse import Reply, ReplyCutter
+from rlm.parse import Reply
+from rlm.root_calls import RootCalls, as_said
+from rlm.telling import Telling
+from rlm.user_input import UserInput
+from rlm.window import Window, limit_tokens
 
 T = TypeVar("T")
 
 LAST_ANSWER_S = 120.0
 """For the last reply, and the cell in it, once the turn is out of steps, time or money."""
-KEEP_S = 3.0
-"""When time is up in a cell, and no call is under way, it has so long to keep what came back."""
-TICK_S = 0.1
-AFTER_BLOCK_S = 1.0
-"""How long the stream may go on being silent after the block, so that the provider can send its numbers."""
-
-
-class Cells(Protocol):
-    """What runs cells: a worker of the sandbox, kept alive by `rlm.sandbox`."""
-
-    @property
-    def next_cell(self) -> int: ...
-    async def run_cell(self, code: str, on_output: Callable[[str], None]) -> CellResult: ...
-    def interrupt(self, why: str = "user") -> None: ...
+BEST = "What follows is the best that was found."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +50,23 @@ class Bounds:
     max_steps: int
     timeout_s: float
     of_session: bool = False
+
+    def out_of_time(self) -> NoAnswer:
+        timeout = f"{self.timeout_s:.0f} s"
+        if self.of_session:
+            what = f"No answer within the {timeout} that were left to this session."
+            hint = f"Raise limits.session_timeout_s, {ANOTHER_SESSION}"
+        else:
+            what = f"No answer within {timeout}."
+            hint = "Raise --timeout, or ask something narrower."
+        return NoAnswer(what, BEST, hint=hint)
+
+    def out_of_steps(self) -> NoAnswer:
+        return NoAnswer(
+            f"No answer within {self.max_steps} step{'s' * (self.max_steps != 1)}.",
+            BEST,
+            hint="Raise --max-steps, or ask something narrower.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Engine:
-    """One turn of one RLM. `messages` starts with the system prompt and grows by what is said and shown."""
+    """One turn of one RLM. `messages` starts with the system prompt and grows by what is said and shown.
+
+    All of them are kept; where they near the model's window, less is sent (`rlm.window`), with `earlier` in
+    the place of what was said before the question. `turn` is its number, for the event that tells of it.
+    """
 
     root: Model
     cells: Cells
@@ -92,11 +102,17 @@ class Engine:
     on_message: Callable[[ChatMessage], None] = lambda message: None
     accept: Callable[[CellResult], str | None] = lambda result: None
     """Looks at a FINAL before it counts; a text is why not, for the model to read."""
+    accept_prose: Callable[[str], str | None] = lambda text: None
+    """The same for an answer in prose."""
+    user: UserInput = field(default_factory=UserInput)
+    earlier: Sequence[ChatMessage] = ()
+    turn: int = 0
     close_calls: Callable[[str], None] = lambda reason: None
     """Called once, when time is up during a cell: no sub-call begins any more; running ones may come back."""
 
     _steps: int = 0
     _deadline: Deadline = field(default_factory=lambda: Deadline.after(0.0))
+    _calls: RootCalls | None = None
     _opening: int = 0
     """Where in `messages` the question stands."""
     _reminded: bool = False
@@ -104,8 +120,14 @@ class Engine:
     """Time was up during a cell."""
     _refused: int = 0
     """Sub-calls that did not fit the budget, as far as the model was told."""
-    _stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _cell_runs: bool = False
+    _cells: CellRuns = field(init=False)
+    _tell: Telling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tell = Telling(emit=self.emit, turn=self.turn, depth=self.depth, child=self.child)
+        self._cells = CellRuns(
+            cells=self.cells, ledger=self.ledger, on_output=self._tell.output, on_late=self._on_late
+        )
 
     async def run(self, question: str) -> Outcome:
         """Answer `question`. Never raises an `RlmError`: it is the outcome's `problem`."""
@@ -113,26 +135,34 @@ class Engine:
         self._opening = len(self.messages)
         self._say("user", question)
         try:
-            while self._steps < self.bounds.max_steps:
+            return await self._loop()
+        except (NoAnswer, BudgetReached) as limit:
+            return await self._last_answer(limit)
+        except RlmError as problem:
+            return Outcome(steps=self._steps, problem=problem)
+
+    async def _loop(self) -> Outcome:
+        answer_now = False
+        while answer_now or self._steps < self.bounds.max_steps:
+            try:
+                if answer_now:
+                    return await self._answer_now()
                 self._steps += 1
                 if outcome := await self._step():
                     return outcome
-            limit: RlmError = NoAnswer(
-                f"No answer within {self.bounds.max_steps} step{'s' * (self.bounds.max_steps != 1)}.",
-                "What follows is the best that was found.",
-                hint="Raise --max-steps, or ask something narrower.",
-            )
-        except (NoAnswer, BudgetReached) as reached:
-            limit = reached
-        except RlmError as problem:
-            return Outcome(steps=self._steps, problem=problem)
-        return await self._last_answer(limit)
+            except Interrupted as interrupted:
+                answer_now = await self._go_on(interrupted)
+        raise self.bounds.out_of_steps()
 
     def interrupt(self) -> None:
         """Stop what is under way: the reply that streams, or the cell, which keeps what it assigned."""
-        self._stop.set()
-        if self._cell_runs:
-            self.cells.interrupt()
+        self.user.stop.set()
+        self._cells.interrupt()
+
+    @property
+    def said(self) -> list[ChatMessage]:
+        """What was said and shown in this turn, beginning with the question."""
+        return self.messages[self._opening :]
 
     @property
     def deadline_s(self) -> float:
@@ -147,147 +177,84 @@ class Engine:
 
     async def _step(self) -> Outcome | None:
         self._check_time()
-        self.emit(
-            StepStarted(step=self._steps, max_steps=self.bounds.max_steps, depth=self.depth, child=self.child)
-        )
+        self._tell.step(self._steps, self.bounds.max_steps)
         reply, stream = await self._query()
         if reply.code is None:
-            return self._without_block(reply, stream)
+            return await self._without_block(reply, stream)
         if not reply.closed:
             self._say("user", feedback.cut_off(reply, stream))
             return None
-        result = await self._execute(reply.code)
-        return self._finished(result)
+        return await self._finished(await self._execute(reply.code))
 
     async def _query(self, *, final: bool = False) -> tuple[Reply, ReplyStream]:
-        """Ask the root model and read its reply up to the end of its first block."""
-        if self._stop.is_set():
-            raise _interrupted()
-        messages = self.messages
-        if final:
-            messages = root_calls.what_can_be_paid(self.root, messages, self.ledger, opening=self._opening)
-        reservation, limit = root_calls.reserve(self.root, messages, self.ledger, final=final)
-        cutter = ReplyCutter()
-        stream = self.root.stream(messages, max_output_tokens=limit)
-        charged = True
-        try:
-            await self._unless_stopped(self._read(stream, cutter))
-        except (ModelError, ConfigError):
-            charged = bool(stream.text or stream.reasoning)
-            raise
-        finally:
-            # What was broken off here had been sent: its input at least is charged for.
-            if charged:
-                self.ledger.settle(reservation, stream.usage)
-            else:
-                self.ledger.release(reservation)
-        reply = cutter.finish()
-        if reply.code is not None and not reply.closed and stream.finish_reason != "length":
-            reply = Reply(reply.prose, reply.code)  # it ended by itself, and only the fence is missing
-        self._say("assistant", _as_said(reply) or "(empty reply)")
-        self.emit(
-            ReplyFinished(
-                step=self._steps,
-                cell=self.cells.next_cell if reply.code is not None else None,
-                prose=reply.prose,
-                code=reply.code,
-                reasoning=stream.reasoning,
-                usage=stream.usage,
-                model=self.root.name,
-                depth=self.depth,
-                child=self.child,
-            )
-        )
+        """Ask the root model, with what the user has typed meanwhile."""
+        self._calls = self._calls or await self._open_calls()
+        self._check_stop()
+        if typed := self.user.take():
+            self._say("user", prompts.fill("said", text=typed))
+            self.emit(Said(text=typed))
+        reply, stream = await self._calls.ask(final=final)
+        self._say("assistant", as_said(reply) or "(empty reply)")
+        self._tell.reply(self._steps, reply, stream, cell=self.cells.next_cell, model=self.root.name)
         return reply, stream
 
-    async def _read(self, stream: ReplyStream, cutter: ReplyCutter) -> None:
-        async with stream:
-            pieces = aiter(stream)
-            while not cutter.done:
-                try:
-                    piece = await anext(pieces)
-                except StopAsyncIteration:
-                    return
-                if prose := cutter.feed(piece):
-                    self.emit(ReplyDelta(text=prose, depth=self.depth, child=self.child))
-            # Nothing more is read as text. A model that ends here is given a moment to send its usage.
-            with contextlib.suppress(TimeoutError, StopAsyncIteration):
-                async with asyncio.timeout(AFTER_BLOCK_S):
-                    while not (await anext(pieces)).strip():
-                        continue
+    async def _open_calls(self) -> RootCalls:
+        limit = await asyncio.to_thread(limit_tokens, self.root)
+        return RootCalls(
+            root=self.root,
+            ledger=self.ledger,
+            messages=self.messages,
+            window=Window(limit=limit, opening=self._opening, earlier=self.earlier),
+            unless_stopped=self._unless_stopped,
+            on_prose=self._tell.prose,
+            on_shorter=self._tell.shortened,
+        )
 
-    def _without_block(self, reply: Reply, stream: ReplyStream) -> Outcome | None:
+    async def _without_block(self, reply: Reply, stream: ReplyStream) -> Outcome | None:
         """Prose that was whole counts as the answer, once the model was reminded how to give one."""
         whole = bool(reply.prose) and stream.finish_reason != "length"
         if whole and self._reminded:
-            return Outcome(steps=self._steps, text=reply.prose)
+            if (refused := await asyncio.to_thread(self.accept_prose, reply.prose)) is None:
+                return Outcome(steps=self._steps, text=reply.prose)
+            self._say("user", prompts.fill("refused", why=refused))
+            return None
         self._reminded = self._reminded or whole
-        self.emit(Reminder(step=self._steps, depth=self.depth, child=self.child))
+        self._tell.reminder(self._steps)
         self._say("user", feedback.without_block(reply, stream))
         return None
 
     async def _execute(self, code: str) -> CellResult:
-        def on_output(text: str) -> None:
-            self.emit(CellOutput(text=text, depth=self.depth, child=self.child))
-
+        if self.user.stop.is_set() and self._calls:
+            self._calls.broken_off = ""  # the reply was said; its block is not run
+        self._check_stop()
         self._reminded = False
-        self._cell_runs = True
-        try:
-            running = asyncio.ensure_future(self.cells.run_cell(code, on_output))
-            await self._deadline.wait(running)
-            if not running.done():
-                await self._run_late(running)
-            result = await running
-        finally:
-            self._cell_runs = False
-        self.emit(
-            CellFinished(
-                step=self._steps,
-                cell=result.number,
-                status=result.status,
-                shown=result.shown,
-                total_chars=result.total_chars,
-                error=result.error or result.reason,
-                duration_s=result.duration_s,
-                depth=self.depth,
-                child=self.child,
-            )
-        )
+        result = await self._cells.run(code, self._deadline)
+        self._tell.cell(self._steps, result)
         return result
 
-    async def _run_late(self, running: "asyncio.Future[CellResult]") -> None:
-        """Time is up while a cell runs: let it have the results of calls under way, then interrupt it."""
+    def _on_late(self) -> None:
+        """Time is up while a cell runs."""
         if not self._late:
             self._late = True
             self.close_calls(f"The question is out of time: it had {self.bounds.timeout_s:.0f} s.")
         if self.ledger.under_way:
             text = f"time is up; calls under way have {SETTLE_S:.0f} s to come back"
             self.emit(Notice(text=text, level="info"))
-        now = quiet_since = time.monotonic()
-        end = now + SETTLE_S + KEEP_S
-        while not running.done() and now < min(end, quiet_since + KEEP_S):
-            await asyncio.wait({running}, timeout=TICK_S)
-            now = time.monotonic()
-            if self.ledger.under_way:
-                quiet_since = now
-        if not running.done():
-            self.cells.interrupt("time")
 
-    def _finished(self, result: CellResult) -> Outcome | None:
+    async def _finished(self, result: CellResult) -> Outcome | None:
         """Show the model what came out; an outcome when that was the answer, or the user's Ctrl-C."""
-        refused = self.accept(result) if result.status == "final" else None
+        refused = await asyncio.to_thread(self.accept, result) if result.status == "final" else None
         if result.status == "final" and refused is None:
             self._say("user", self._output_message(result, "FINAL was called; the turn is answered"))
             return Outcome(
                 steps=self._steps,
                 value=result.final,
                 format=result.final_format,
-                problem=self._out_of_time() if self._late else None,
+                problem=self.bounds.out_of_time() if self._late else None,
             )
         note = result.sentence() if refused is None else f"FINAL was not accepted: {refused}"
         self._say("user", self._output_message(result, note))
-        if self._stop.is_set():
-            raise _interrupted()
+        self._check_stop()
         return None
 
     def _output_message(self, result: CellResult, note: str) -> str:
@@ -307,42 +274,85 @@ class Engine:
 
     async def _last_answer(self, limit: RlmError) -> Outcome:
         """Out of steps, time or money: one more reply, paid from the reserve, and at most one more cell."""
-        self._deadline = Deadline.after(LAST_ANSWER_S)
-        self._say("user", prompts.fill("last", reason=limit.what))
         try:
-            reply, _ = await self._query(final=True)
-            if reply.code is not None and reply.closed:
-                result = await self._execute(reply.code)
-                if result.status == "final" and self.accept(result) is None:
-                    return Outcome(
-                        steps=self._steps, value=result.final, format=result.final_format, problem=limit
-                    )
-            return Outcome(steps=self._steps, text=reply.prose or None, problem=limit)
+            return await self._one_answer(limit.what, limit=limit)
         except Interrupted as interrupted:
             return Outcome(steps=self._steps, problem=interrupted)
         except RlmError:
             return Outcome(steps=self._steps, problem=limit)
 
-    def _check_time(self) -> None:
-        if self._stop.is_set():
-            raise _interrupted()
-        if not self._deadline.left_s:
-            raise self._out_of_time()
+    async def _answer_now(self) -> Outcome:
+        """The same because the user wants it, paid as other replies are. Raises `Interrupted`."""
+        deadline = self._deadline
+        try:
+            return await self._one_answer("The user wants an answer now.", limit=None)
+        except Interrupted:
+            self._deadline = deadline
+            raise
+        except NoAnswer as problem:
+            return Outcome(steps=self._steps, problem=problem)
 
-    def _out_of_time(self) -> NoAnswer:
-        timeout = f"{self.bounds.timeout_s:.0f} s"
-        if self.bounds.of_session:
-            what = f"No answer within the {timeout} that were left to this session."
-            hint = f"Raise limits.session_timeout_s, {ANOTHER_SESSION}"
-        else:
-            what = f"No answer within {timeout}."
-            hint = "Raise --timeout, or ask something narrower."
-        return NoAnswer(what, "What follows is the best that was found.", hint=hint)
+    async def _one_answer(self, reason: str, *, limit: RlmError | None) -> Outcome:
+        """One more reply and at most one more cell. `limit` is why there is no full answer, if so."""
+        self._deadline = Deadline.after(LAST_ANSWER_S)
+        self._say("user", prompts.fill("last", reason=reason))
+        reply, stream = await self._query(final=limit is not None)
+        if reply.code is None:
+            whole = bool(reply.prose) and stream.finish_reason != "length"
+            refused = await asyncio.to_thread(self.accept_prose, reply.prose) if reply.prose else None
+            problem = _problem(limit, refused=refused, answered=whole)
+            return Outcome(steps=self._steps, text=reply.prose or None, problem=problem)
+        if reply.closed:
+            result = await self._execute(reply.code)
+            if result.status == "final":
+                refused = await asyncio.to_thread(self.accept, result)
+                problem = _problem(limit, refused=refused, answered=True)
+                return Outcome(
+                    steps=self._steps, value=result.final, format=result.final_format, problem=problem
+                )
+            self._say("user", self._output_message(result, result.sentence()))
+            self._check_stop()
+        problem = _problem(limit, refused=None, answered=False)
+        return Outcome(steps=self._steps, text=reply.prose or None, problem=problem)
+
+    # -- the user
+
+    async def _go_on(self, interrupted: Interrupted) -> bool:
+        """Ask the user how the stopped turn goes on; True for an answer now.
+
+        Raises `interrupted` when it does not, or nobody is there.
+        """
+        resume, waited_s = await self.user.resume(self._steps)
+        self._deadline.extend(waited_s)
+        if self.user.ask is None:
+            raise interrupted
+        self.emit(Resumed(kind=resume.kind, hint=resume.hint, waited_s=waited_s))
+        if resume.kind == "stop":
+            raise interrupted
+        what = "you"
+        if self._calls and (broken_off := self._calls.broken_off) is not None:
+            self._calls.broken_off = None
+            if broken_off:
+                self._say("assistant", broken_off)
+            what = "your last reply, so that nothing of it was run"
+        hint = f"\nThe user says: {resume.hint.strip()}" if resume.hint.strip() else ""
+        if hint or resume.kind == "continue":
+            self._say("user", prompts.fill("resumed", what=what, hint=hint))
+        return resume.kind == "answer"
+
+    def _check_stop(self) -> None:
+        if self.user.stop.is_set():
+            raise _interrupted()
+
+    def _check_time(self) -> None:
+        self._check_stop()
+        if not self._deadline.left_s:
+            raise self.bounds.out_of_time()
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
         """Await `work`; cancel it at once when the user interrupts, or when time is up."""
         task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._stop.wait())
+        stop = asyncio.ensure_future(self.user.stop.wait())
         try:
             await self._deadline.wait(task, stop)
             if task.done():
@@ -350,7 +360,7 @@ class Engine:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, ModelError):
                 await task
-            raise _interrupted() if self._stop.is_set() else self._out_of_time()
+            raise _interrupted() if self.user.stop.is_set() else self.bounds.out_of_time()
         finally:
             stop.cancel()
             if not task.done():
@@ -362,11 +372,17 @@ class Engine:
         self.on_message(message)
 
 
-def _as_said(reply: Reply) -> str:
-    if reply.code is None:
-        return reply.prose
-    return f"{reply.prose}\n\n```repl\n{reply.code.rstrip()}\n```".strip()
-
-
 def _interrupted() -> Interrupted:
     return Interrupted("Interrupted.", "Variables and paid results are kept.")
+
+
+def _problem(limit: RlmError | None, *, refused: str | None, answered: bool) -> RlmError | None:
+    """Why the last answer is no full one, in the words of the limit that was reached, if one was."""
+    if refused is not None:
+        why = f"The last answer does not fit: {refused}"
+        if limit is not None:
+            return type(limit)(limit.what, why, hint=limit.hint)
+        return NoAnswer("There is no answer that fits.", why, hint="Ask again, or for another form.")
+    if limit is None and not answered:
+        return NoAnswer("The root model gave no answer when it was asked for one.")
+    return limit

@@ -1,7 +1,8 @@
 """Everything that can happen in a session, as a closed union of frozen dataclasses.
 
 The engine yields events; the screen, the trace file and `--json` read them and cannot influence it. What
-flows back is cancellation, and the answer to a question that an event asks (`AskConsent`, `AskBatch`).
+flows back is cancellation, and the answer to a question that an event asks (`AskConsent`, `AskBatch`,
+`AskInterrupted`).
 
 An event with `depth` and `child` tells of one RLM of the turn: 0 and 0 are the turn's own, a child RLM has a
 number within the turn and is deeper by one than the RLM that asked it.
@@ -131,7 +132,7 @@ class CellFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallsStarted:
-    """A batch of sub-calls was sent. `batch` numbers it within the session."""
+    """A batch of sub-calls was sent. `batch` numbers it within the turn."""
 
     batch: int
     total: int
@@ -288,6 +289,44 @@ class AskConsent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How an interrupted turn goes on: the best `answer` now, `continue`, or `stop` it.
+
+    `hint` is what the user wants the root model to know.
+    """
+
+    kind: Literal["answer", "continue", "stop"]
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskInterrupted:
+    """The user stopped what was under way in this step: how is the turn to go on?
+
+    Whoever shows the event sets `answer`; the turn waits until then, and its clock stands still.
+    """
+
+    step: int
+    answer: "asyncio.Future[Resume]" = dataclasses.field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The user's answer to `AskInterrupted`, and how long it took: the fields of `Resume`."""
+
+    kind: str
+    hint: str
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the user typed while the turn ran; the root model is told with its next request."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer to a turn, in a file of the state folder: it may be larger than memory.
 
@@ -311,11 +350,18 @@ class NamespaceSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compacted:
-    """A finished turn became one message: how long its messages were, and how long that one is."""
+    """What the root model is sent became shorter: how long it was, and how long it is.
+
+    `what`: the `turn` that was answered became one message; earlier `steps` of the turn under way did; all
+    earlier turns of the `session` were put in their shortest form.
+    """
 
     turn: int
     before_chars: int
     after_chars: int
+    what: Literal["turn", "steps", "session"] = "turn"
+    depth: int = 0
+    child: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,12 +402,15 @@ Event = (
     | ChildFinished
     | Reminder
     | AskConsent
+    | AskInterrupted
+    | Resumed
+    | Said
     | NamespaceSaved
     | Compacted
     | TurnFinished
 )
 
-LIVE_ONLY = (ReplyDelta, CellOutput, Progress, AskConsent, SubCallsProgress, AskBatch)
+LIVE_ONLY = (ReplyDelta, CellOutput, Progress, AskConsent, SubCallsProgress, AskBatch, AskInterrupted)
 """Events that are not written to the trace: what they carry is in the event that ends them."""
 
 

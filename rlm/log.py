@@ -128,6 +128,13 @@ class NewFile:
         self.size_bytes += len(data)
         return len(data)
 
+    def read(self) -> bytes:
+        """What was written so far. Raises `StateError`."""
+        try:
+            return self._temporary.read_bytes()
+        except OSError as error:
+            raise file_error("read", self.path, error) from error
+
     def commit(self) -> None:
         if self._fd is None:
             raise ValueError(f"{self.path.name} was committed or aborted")

@@ -1,31 +1,53 @@
-"""What the root model is told at the start of a turn, and what is left of a turn once it is answered.
+"""What the root model is told before a question: the rules, and of earlier turns as much as is useful.
 
-A finished turn becomes one message: the question, the findings in the model's own words, the answer's
-beginning, and the variables that hold the rest. It is made by rule, not by a model: it costs nothing, takes
-no time and invents nothing; whatever it leaves out is data in the REPL (`answers`, `history`).
+The newest turns are told whole or as one message each, older ones in a line, the oldest are only counted: a
+conversation stays as short as it was after its third question. All of it remains data (`answers`, `history`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from rlm import prompts
-from rlm.formats import FORMATS
-from rlm.models import ChatMessage, Model
+from rlm import families, prompts, summaries
+from rlm.errors import ConfigError
+from rlm.ledger import UNPRICED_TOKENS
+from rlm.models import CHARS_PER_TOKEN, ChatMessage, Model, estimate_tokens
 from rlm.records import SessionView, Turn, Variable
-from rlm.settings import Config
-from rlm.texts import Text
+from rlm.settings import Config, Limits
 
-LISTED_DOCUMENTS = 30
-LISTED_VARIABLES = 40
-PLAN_CHARS = 400
-OUTPUT_CHARS = 400
-ANSWER_CHARS = 2_000
-SUMMARY_CHARS = 6_000
+SUMMARISED_TURNS = 2
+"""The newest turns, each told by its summary."""
+BRIEF_TURNS = 20
+"""Of the turns before those, so many are told in a line each; the others are counted."""
 STR_SHARE = 16
 """The sandbox makes a text a `str` up to this share of its memory; see `sandbox.worker`."""
+"""Fewer than most text has, so that a prompt of so many characters fits."""
 
 
-def system(config: Config, sub: Model) -> ChatMessage:
-    """The system prompt, with the real limits and models in it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRow:
+    """One thing that is kept of earlier turns. `sent`: the root model is sent `text`, as one message.
+
+    What is not sent is data in the REPL: then `text` tells of it, and `chars` is how much it is.
+    """
+
+    title: str
+    chars: int
+    text: str
+    sent: bool
+
+
+def system(
+    config: Config,
+    sub: Model,
+    *,
+    root: str | None = None,
+    choose: Callable[[str], Model] | None = None,
+) -> ChatMessage:
+    """The system prompt, with the real limits and models in it.
+
+    `root` names the model that will read it, when it is not the configured one. `choose` gives the model
+    behind an alias; without it, aliases are told without what they take.
+    """
     limits, window = config.limits, sub.context_window
     children = (
         "like llm_query, but a child RLM with a REPL of its own works on `context`, step by step. Dearer and "
@@ -39,137 +61,199 @@ def system(config: Config, sub: Model) -> ChatMessage:
         str_limit=f"{config.sandbox.memory_bytes // STR_SHARE // 1024**2:,} MiB in memory",
         packages="".join(f", {package}" for package in config.sandbox.packages),
         sub_model=sub.name,
-        sub_chars=f"{window * 3:,} characters" if window else "an unknown number of characters",
+        sub_chars=f"{window * CHARS_PER_TOKEN:,} characters" if window else "an unknown number of characters",
+        sub_limits=_sub_limits(sub, limits),
+        aliases=_aliases(config, choose),
+        budget=_budget(sub, limits),
+        family=families.addendum(root or config.root.model),
         rlm_note=children
         if limits.max_depth > 1
         else "here the same as llm_query on the prompt followed by the context.",
     )
-    return ChatMessage(role="system", content=text)
+    return ChatMessage(role="system", content=text.rstrip())
 
 
-def opening(
-    question: str,
-    texts: Sequence[Text],
-    *,
-    active: str | None,
-    lines: Mapping[str, int],
-    variables: Sequence[Variable],
-    notes: Iterable[str] = (),
-) -> str:
-    """The first message of a turn. `lines` has the line counts that are known, by name.
-
-    `notes` are things to be told once: what a restore lost, say.
-    """
-    return prompts.fill(
-        "question",
-        documents=_documents(texts, active=active, lines=lines),
-        namespace="\n".join([_namespace(variables), *notes]),
-        question=question,
+def _sub_limits(sub: Model, limits: Limits) -> str:
+    price = sub.price
+    cost = (
+        f"costs ${price.input_per_mtok:g} for a million tokens in and ${price.output_per_mtok:g} out"
+        if price
+        else "has no known price"
     )
+    return f"{sub.name} {_takes(sub)}, {cost}, and answers up to {limits.parallel:,} calls at a time."
 
 
-def _documents(texts: Sequence[Text], *, active: str | None, lines: Mapping[str, int]) -> str:
-    if not texts:
-        return "No document is loaded; `context` is an empty str."
-    rows = [f"Documents ({len(texts):,}):"]
-    for text in texts[:LISTED_DOCUMENTS]:
-        mark = " (active: this is `context`)" if text.name == active else ""
-        rows.append(f"- {text.name!r}: {', '.join(_facts(text, lines.get(text.name, text.lines)))}{mark}")
-        if len(texts) <= 5 and text.preview:
-            rows += [f"    {line}" for line in text.preview.splitlines()[:4]]
-    if len(texts) > LISTED_DOCUMENTS:
-        size = sum(text.size_bytes for text in texts)
-        rows.append(
-            f"- … and {len(texts) - LISTED_DOCUMENTS:,} more, {size:,} bytes in all: list_files(), or "
-            'grep(pattern, files="all")'
+def _takes(model: Model) -> str:
+    if not (window := model.context_window):
+        return "takes prompts of an unknown length"
+    return f"takes prompts of up to {window:,} tokens (about {window * CHARS_PER_TOKEN:,} characters)"
+
+
+def _aliases(config: Config, choose: Callable[[str], Model] | None) -> str:
+    told = []
+    for alias, model in config.aliases.items():
+        try:
+            takes = f", which {_takes(choose(alias))}" if choose else ""
+        except ConfigError:  # it has no key, so that no cell can use it
+            continue
+        told.append(f'"{alias}" for {model.model}{takes}')
+    return f"`model=` takes {'; '.join(told)}." if told else ""
+
+
+def _budget(sub: Model, limits: Limits) -> str:
+    parts = [f"${limits.max_cost_usd:,.2f}", f"{limits.max_sub_calls:,} sub-calls"]
+    if limits.max_tokens is not None:
+        parts.append(f"{limits.max_tokens:,} tokens")
+    elif sub.price is None:
+        parts.append(f"{UNPRICED_TOKENS:,} tokens of models without a known price")
+    return f"A question may take up to {', '.join(parts[:-1])} and {parts[-1]}, all calls together."
+
+
+def conversation(
+    view: SessionView, *, compaction: bool, limit_tokens: int | None = None
+) -> list[ChatMessage]:
+    """What the root model is sent of earlier turns, oldest first.
+
+    With `compaction` off, turns are told whole. `limit_tokens` bounds all of it: newer turns are served
+    first, and what no longer fits is told in a shorter form.
+    """
+    return [
+        message
+        for told in _told(view, compaction=compaction, limit_tokens=limit_tokens)
+        for message in told.messages
+    ]
+
+
+def rows(
+    view: SessionView, *, compaction: bool, variables: Sequence[Variable], limit_tokens: int | None = None
+) -> list[MemoryRow]:
+    """What is kept of earlier turns: first what the root model would be sent of them, then what is data."""
+    sent = [
+        MemoryRow(
+            title=told.title,
+            chars=len(message["content"]),
+            text=message["content"],
+            sent=True,
         )
-    return "\n".join(rows)
-
-
-def _facts(text: Text, lines: int) -> list[str]:
-    known = text.document.format if text.inside else FORMATS[text.kind]
-    facts = [f"text of a {known.label}" if text.inside else known.label if known.table else text.encoding]
-    facts.append(f"{text.size_bytes:,} bytes")
-    if lines >= 0:
-        facts.append(f"{lines:,} lines")
-    facts.append(f"about {text.tokens:,} tokens")
-    own = FORMATS[text.kind]
-    if own.mark and text.inside:
-        facts.append(f"each {own.mark} begins with a line like [{own.mark} 1 …]")
-    if own.table:
-        facts.append("sql() can ask it")
-    return facts
-
-
-def _namespace(variables: Sequence[Variable]) -> str:
-    if not variables:
-        return "The namespace holds no variables yet."
-    rows = ["Variables in the namespace:"]
-    rows += [f"- {row.name}: {row.type}, {row.size}" for row in variables[:LISTED_VARIABLES]]
-    if len(variables) > LISTED_VARIABLES:
-        rows.append(f"- … and {len(variables) - LISTED_VARIABLES} more: SHOW_VARS()")
-    return "\n".join(rows)
-
-
-def conversation(view: SessionView, *, compaction: bool) -> list[ChatMessage]:
-    """What the root model still sees of earlier turns: one message each, or with `compaction` off, all."""
-    messages: list[ChatMessage] = []
-    for turn in view.turns:
-        if compaction and turn.ended and turn.ended.summary:
-            messages.append(ChatMessage(role="user", content=turn.ended.summary))
-        else:
-            messages += [ChatMessage(role=said.role, content=said.content) for said in turn.messages]
-    return messages
+        for told in _told(view, compaction=compaction, limit_tokens=limit_tokens)
+        for message in told.messages
+    ]
+    return [*sent, *_data(view, variables)]
 
 
 def history(view: SessionView) -> list[dict[str, object]]:
     """Every message of the session: `turn`, `role`, `content`. The `history` of the REPL."""
-    turns: list[Turn] = list(view.turns)
     return [
         {"turn": turn.ended.turn, "role": said.role, "content": said.content}
-        for turn in turns
+        for turn in view.turns
         for said in turn.messages
     ]
 
 
-def summary(
-    turn: int,
-    question: str,
-    messages: Sequence[ChatMessage],
-    *,
-    answer: str,
-    status: str,
-    answer_index: int | None,
-    variables: Sequence[Variable],
-) -> str:
-    """The one message that a finished turn becomes; at most about 9,000 characters."""
-    findings: list[str] = []
-    for message in messages:
-        content = message["content"]
-        if message["role"] == "assistant":
-            plan = content.split("```repl", 1)[0].strip()
-            if plan:
-                findings.append(f"- {_head(plan, PLAN_CHARS)}")
-        elif content.startswith("Out ["):
-            output = content.partition("\n\n")[2].strip()
-            if output and output != "(no output)":
-                findings.append(f"  saw: {_head(output, OUTPUT_CHARS)}")
-    learned = "\n".join(findings)
-    if len(learned) > SUMMARY_CHARS:
-        half = SUMMARY_CHARS // 2
-        learned = f"{learned[:half]}\n… (the rest is in `history`) …\n{learned[-half:]}"
-    where = "" if answer_index is None else f" (whole in answers[{answer_index}])"
-    names = ", ".join(f"{row.name} ({row.type}, {row.size})" for row in variables[:LISTED_VARIABLES])
-    parts = [
-        f"[Turn {turn}, finished: {status}]",
-        f"Question: {question}",
-        f"What was done and learned:\n{learned}" if learned else "",
-        f"Answer{where}: {_head(answer, ANSWER_CHARS)}" if answer else "There was no answer.",
-        f"Variables kept: {names}" if names else "",
+@dataclass(frozen=True, slots=True)
+class _Told:
+    title: str
+    messages: list[ChatMessage]
+
+
+def _told(view: SessionView, *, compaction: bool, limit_tokens: int | None) -> list[_Told]:
+    """Earlier turns in the forms that they are sent in, oldest first."""
+    left = float("inf") if limit_tokens is None else limit_tokens
+    longer: list[_Told] = []
+    older = list(view.turns)
+    whole = not compaction
+    while older and older[-1].ended.turn > view.compacted_to:
+        if compaction and len(longer) == SUMMARISED_TURNS:
+            break
+        forms = _forms(older[-1], whole=whole)
+        told = next((form for form in forms if _tokens(form) <= left), None)
+        if told is None:
+            break
+        whole = whole and told is forms[0]  # older ones are not told in more words than newer ones
+        left -= _tokens(told)
+        longer.append(told)
+        older.pop()
+    return [*_in_short(view, older, left), *reversed(longer)]
+
+
+def _forms(turn: Turn, *, whole: bool) -> list[_Told]:
+    """The forms a turn can have but for the shortest, the wanted one first."""
+    title = f"turn {turn.ended.turn}"
+    messages = _Told(title, [ChatMessage(role=said.role, content=said.content) for said in turn.messages])
+    if not turn.ended.summary:
+        return [messages]
+    summary = _Told(f"{title}, summary", [ChatMessage(role="user", content=turn.ended.summary)])
+    return [messages, summary] if whole else [summary]
+
+
+def _in_short(view: SessionView, turns: Sequence[Turn], left: float) -> list[_Told]:
+    """Turns told in a line each, as one message, as many of the newest as the bound and `left` allow."""
+    if not turns:
+        return []
+    lines: list[str] = []
+    for turn in reversed(turns[-BRIEF_TURNS:]):
+        line = turn.ended.brief or _brief(view, turn)
+        left -= _tokens(_Told("", [ChatMessage(role="user", content=line)]))
+        if left < 0:
+            break
+        lines.insert(0, line)
+    counted = [turn.ended.turn for turn in turns[: len(turns) - len(lines)]]
+    parts = ["[Earlier turns in short; their messages are in `history`, their answers in `answers`]"]
+    if counted:
+        parts.append(f"{_numbers(counted)}: only in `history` and `answers`.")
+    title = f"{_numbers([turn.ended.turn for turn in turns]).lower()}, in short"
+    return [_Told(title, [ChatMessage(role="user", content="\n".join(parts + lines))])]
+
+
+def _brief(view: SessionView, turn: Turn) -> str:
+    """The line of a turn that an earlier version recorded."""
+    return summaries.brief(
+        turn.ended.turn,
+        turn.question,
+        status=turn.ended.status,
+        answer_index=_answers(view).get(turn.ended.turn),
+    )
+
+
+def _answers(view: SessionView) -> dict[int, int]:
+    """The place in `answers` of each turn that has one."""
+    answered = [turn.ended.turn for turn in view.turns if turn.ended.answer]
+    return {turn: index for index, turn in enumerate(answered)}
+
+
+def _numbers(turns: Sequence[int]) -> str:
+    return f"Turn {turns[0]}" if len(turns) == 1 else f"Turns {turns[0]} to {turns[-1]}"
+
+
+def _tokens(told: _Told) -> int:
+    return estimate_tokens(told.messages)
+
+
+def _data(view: SessionView, variables: Sequence[Variable]) -> list[MemoryRow]:
+    ended = {turn.ended.turn: turn.ended for turn in view.turns}
+    answers = [
+        f"answers[{index}]: turn {turn}, {ended[turn].answer_format}, {ended[turn].answer_bytes:,} B"
+        for turn, index in _answers(view).items()
     ]
-    return "\n".join(part for part in parts if part)
-
-
-def _head(text: str, limit: int) -> str:
-    flat = " ".join(text.split()) if len(text) <= limit * 4 else " ".join(text[: limit * 4].split())
-    return flat if len(flat) <= limit else f"{flat[:limit]}…"
+    messages = [said.content for turn in view.turns for said in turn.messages]
+    names = [f"{row.name}: {row.type}, {row.size}" for row in variables]
+    return [
+        MemoryRow(
+            title="answers",
+            chars=sum(end.answer_bytes for end in ended.values()),
+            text="\n".join(answers) or "no answers yet",
+            sent=False,
+        ),
+        MemoryRow(
+            title="history",
+            chars=sum(map(len, messages)),
+            text=f"{len(messages):,} messages of {len(ended):,} turns",
+            sent=False,
+        ),
+        MemoryRow(
+            title="variables",
+            chars=len("\n".join(names)),
+            text="\n".join(names) or "no variables",
+            sent=False,
+        ),
+    ]

@@ -59,7 +59,8 @@ class MessageAdded:
 class TurnEnded:
     """`status` as in `events.TurnFinished`; `answer` is a file name in `answers/`, None without one.
 
-    `summary` is the one message the turn was compacted to, empty when compaction is off.
+    `summary` is the one message that the turn is compacted to, `brief` a line of it for when it is older. An
+    earlier version recorded no `brief`, and no `summary` with compaction off.
     """
 
     turn: int
@@ -72,6 +73,14 @@ class TurnEnded:
     usage: Usage
     by_model: dict[str, Usage]
     duration_s: float
+    brief: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnsCompacted:
+    """The user wants the turns up to this one told in their shortest form."""
+
+    turn: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +130,7 @@ Record = (
     | TurnBegan
     | MessageAdded
     | TurnEnded
+    | TurnsCompacted
     | TurnUndone
     | SnapshotSaved
 )
@@ -134,6 +144,7 @@ _KINDS: dict[object, type[Record]] = {
         TurnBegan,
         MessageAdded,
         TurnEnded,
+        TurnsCompacted,
         TurnUndone,
         SnapshotSaved,
     )
@@ -225,7 +236,7 @@ class SessionView:
 
     `interrupted` is the turn that has begun and not ended. `usage`, `by_model` and `seconds` count what was
     spent, undone turns included. Turns are numbered, and snapshots too, across all sessions of a folder, so
-    `next_turn` names neither a turn nor an answer that was.
+    `next_turn` names neither a turn nor an answer that was. Turns up to `compacted_to` are told in short.
     """
 
     session: str = ""
@@ -241,6 +252,7 @@ class SessionView:
     snapshots: list[SnapshotSaved] = field(default_factory=list)
     next_turn: int = 1
     last_generation: int = 0
+    compacted_to: int = 0
     _messages: list[MessageAdded] = field(default_factory=list)
     _before: DocumentsSet = DocumentsSet(documents=(), active=None)
     """The documents when `interrupted` began."""
@@ -251,6 +263,17 @@ class SessionView:
         for record in records:
             view.add(record)
         return view
+
+    def copy(self) -> "SessionView":
+        """The session as it is now; what is added to either does not change the other."""
+        return dataclasses.replace(
+            self,
+            consents=set(self.consents),
+            turns=list(self.turns),
+            by_model=dict(self.by_model),
+            snapshots=list(self.snapshots),
+            _messages=list(self._messages),
+        )
 
     def add(self, record: Record) -> None:
         match record:
@@ -270,6 +293,8 @@ class SessionView:
                 self._count(record.turn)
             case TurnEnded():
                 self._end_turn(record)
+            case TurnsCompacted():
+                self.compacted_to = max(self.compacted_to, record.turn)
             case TurnUndone():
                 self.turns = [turn for turn in self.turns if turn.ended.turn < record.turn]
                 self.snapshots = [saved for saved in self.snapshots if saved.turn < record.turn]

@@ -1,47 +1,35 @@
-"""One session of one folder: puts config, state, models, sandbox and engine together, and runs turns.
+"""One session of one folder: puts config, state, models and sandbox together, and runs turns.
 
-The only place that names them all. `ask` yields the events of one turn and is what `chat`, `run`, `demo`
+What happens in a turn is `rlm.turn`'s. `ask` yields the events of one turn and is what `chat`, `run`, `demo`
 and the Python API consume; each event is also written to `events.jsonl` here, once, for `trace`.
 """
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlm import memory
-from rlm.answers import write_answer
+from rlm.accept import Accept, Acceptance
 from rlm.call_cache import CallCache
-from rlm.caps import bounds_for, ledger_for, require_first_reply
-from rlm.children import share_of
 from rlm.consent import Consent, paths_in_question
 from rlm.documents import Document
-from rlm.engine import Engine, Outcome
-from rlm.errors import NoAnswer, RlmError, SandboxLost, StateError
-from rlm.events import (
-    LIVE_ONLY,
-    Answer,
-    Compacted,
-    Event,
-    Notice,
-    TurnFinished,
-    TurnStarted,
-    to_json,
-)
-from rlm.ledger import Ledger
+from rlm.errors import StateError
+from rlm.events import LIVE_ONLY, AskInterrupted, Compacted, Event, Notice, Resume, to_json
 from rlm.line_counts import LineCounts
-from rlm.models import ChatMessage, Model
-from rlm.records import MessageAdded, SessionView, TurnBegan, TurnEnded, TurnUndone
+from rlm.models import Model
+from rlm.records import SessionView, TurnsCompacted
 from rlm.register import begin_session, now, record_documents, refreshed, register
 from rlm.requests import CellRequests
 from rlm.retry import Retry
+from rlm.root_calls import chars
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
 from rlm.state import State
-from rlm.subcalls import SubCallServer
 from rlm.texts import Text, known_texts
+from rlm.turn import TurnRun, room_for_earlier
+from rlm.user_input import UserInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +56,9 @@ class Session:
     consent: Consent = field(init=False)
     documents: list[Document] = field(init=False)
     _events: "asyncio.Queue[Event | None]" = field(default_factory=asyncio.Queue)
-    _engine: Engine | None = None
+    _turn: TurnRun | None = None
+    _user: UserInput = field(default_factory=UserInput)
     _requests: CellRequests = field(init=False)
-    _interrupted: bool = False
     _lines: LineCounts = field(init=False)
     _calls: CallCache | None = field(init=False)
 
@@ -175,12 +163,17 @@ class Session:
         self.undo()
         return last.question
 
-    async def ask(self, question: str) -> AsyncIterator[Event]:
-        """Run one turn. `TurnFinished` carries the answer; saving goes on after it."""
-        self._interrupted = False
+    async def ask(self, question: str, accept: Accept | None = None) -> AsyncIterator[Event]:
+        """Run one turn. `TurnFinished` carries the answer; saving goes on after it.
+
+        An answer that `accept` gives a reason against is handed back to the root model with it. One that
+        never fits ends the turn as `no_answer`, with its text as the answer.
+        """
+        self._user = UserInput(ask=self._ask_how_to_go_on if self.asks else None)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._events = events
-        turn = asyncio.create_task(self._turn(question))
+        self._turn = self._run(question, accept)
+        turn = asyncio.create_task(self._turn.run())
         turn.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -191,12 +184,24 @@ class Session:
                 turn.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await turn
+            self._turn = None
 
     def interrupt(self) -> None:
-        """Stop the turn; variables and what was paid for are kept."""
-        self._interrupted = True
-        if self._engine:
-            self._engine.interrupt()
+        """Stop the reply or the cell under way; variables and what was paid for are kept.
+
+        With `asks`, `AskInterrupted` then asks how the turn goes on; else it ends.
+        """
+        self._user.stop.set()
+        if self._turn and self._turn.engine:
+            self._turn.engine.interrupt()
+
+    def say(self, text: str) -> None:
+        """Tell the root model of the turn under way something, with the next request to it."""
+        self._user.say(text)
+
+    def take_leftover(self) -> str:
+        """What was said too late for the turn that ended, line by line; it is not kept after that."""
+        return self._user.take()
 
     async def close(self) -> None:
         self._lines.stop()
@@ -206,203 +211,80 @@ class Session:
             if self._calls:
                 self._calls.close()
 
-    async def _turn(self, question: str) -> None:
-        started = time.monotonic()
-        view = self.state.view()
-        turn = self.sandbox.turn = view.next_turn
-        self.state.append(TurnBegan(turn=turn, question=question))
-        self._emit(TurnStarted(turn=turn, question=question))
-        ledger = ledger_for(self.config.limits, view)
-        messages: list[ChatMessage] = []
-        try:
-            outcome = await self._answer(question, view, turn, ledger, messages)
-        except RlmError as problem:
-            outcome = Outcome(steps=0, problem=problem)
-        except asyncio.CancelledError:
-            self._abandon(turn, ledger, duration_s=time.monotonic() - started)
-            raise
-        await self._finish(
-            question, outcome, view=view, turn=turn, ledger=ledger, messages=messages, t0=started
+    def _run(self, question: str, accept: Accept | None) -> TurnRun:
+        return TurnRun(
+            question=question,
+            config=self.config,
+            state=self.state,
+            root=self.models.root,
+            sub=self.models.sub,
+            choose=self.models.choose,
+            retry=self.models.retry,
+            sandbox=self.sandbox,
+            requests=self._requests,
+            lines=self._lines,
+            calls=self._calls,
+            user=self._user,
+            accepts=Acceptance(accept),
+            emit=self._emit,
+            load_documents=self._load_documents,
+            asks=self.asks,
         )
 
-    async def _answer(
-        self, question: str, view: SessionView, turn: int, ledger: Ledger, messages: list[ChatMessage]
-    ) -> Outcome:
-        limits = self.config.limits
-        bounds = bounds_for(limits, view)
-
-        def beginning() -> list[ChatMessage]:
-            system = memory.system(self.config, self.models.sub)
-            return [system, *memory.conversation(view, compaction=self.config.compaction)]
-
-        await require_first_reply(limits, self.models.root, question, ledger, beginning=beginning)
+    def _load_documents(self, question: str) -> None:
         if typed := [path for path in paths_in_question(question, self.cwd) if not self._is_loaded(path)]:
             self.load([str(path) for path in typed])
         self._refresh()
-        await self.sandbox.start()
-        server = self._requests.server = SubCallServer(
-            sub=self.models.sub,
-            choose=self.models.choose,
-            settings=self.config.named,
-            ledger=ledger,
-            retry=self.models.retry,
-            max_depth=limits.max_depth,
-            max_children=share_of(self.config).at_once,
-            confirm_above_usd=limits.confirm_above_usd,
-            asks=self.asks,
-            emit=self._emit,
-            cache=self._calls,
-            child=self._requests.child,
-        )
 
-        self.sandbox.paid_calls = lambda: ledger.usage.sub_calls
+    async def _ask_how_to_go_on(self, step: int) -> Resume:
+        answer: asyncio.Future[Resume] = asyncio.get_running_loop().create_future()
+        self._emit(AskInterrupted(step=step, answer=answer))
+        return await answer
 
-        def keep(message: ChatMessage) -> None:
-            messages.append(message)
-            self.state.append(MessageAdded(turn=turn, role=message["role"], content=message["content"]))
+    # -- what is kept of earlier turns
 
-        engine = self._engine = Engine(
-            root=self.models.root,
-            cells=self.sandbox,
-            ledger=ledger,
-            bounds=bounds,
-            emit=self._emit,
-            messages=beginning(),
-            on_message=keep,
-            close_calls=server.close,
-        )
-        server.extend = engine.extend
-        self._requests.deadline = lambda: engine.deadline_s
-        texts = self.sandbox.prepared.texts
-        opening = memory.opening(
-            question,
-            texts,
-            active=self.sandbox.active_text,
-            lines=await self._lines.count_small(texts[: memory.LISTED_DOCUMENTS]),
+    def compact(self) -> tuple[int, int]:
+        """Tell all earlier turns in their shortest form from now on; not for while a question is answered.
+
+        Returns how many characters the root model would have been sent of them, and how many now. Raises
+        `StateError`.
+        """
+        view = self.state.view()
+        before = self._told_chars(view)
+        if not view.turns:
+            return before, before
+        turn = view.turns[-1].ended.turn
+        self.state.append(TurnsCompacted(turn=turn))
+        after = self._told_chars(self.state.view())
+        self._emit(Compacted(turn=turn, before_chars=before, after_chars=after, what="session"))
+        return before, after
+
+    def memory(self) -> list[memory.MemoryRow]:
+        """What is kept of earlier turns: the messages that the root model would be sent, then what is data.
+
+        The first look at the model's window waits for litellm.
+        """
+        return memory.rows(
+            self.state.view(),
+            compaction=self.config.compaction,
             variables=self.sandbox.variables,
-            notes=self.sandbox.notes,
-        )
-        self.sandbox.notes.clear()
-        self._lines.count_rest(texts)
-        try:
-            if self._interrupted:
-                self._engine.interrupt()
-            return await self._engine.run(opening)
-        finally:
-            self._engine = None
-
-    def _abandon(self, turn: int, ledger: Ledger, *, duration_s: float) -> None:
-        """The user gave the turn up: what it cost is kept, the turn itself is not."""
-        self._record_end(turn, ledger, status="interrupted", duration_s=duration_s)
-        self.state.append(TurnUndone(turn=turn))
-
-    def _record_end(
-        self,
-        turn: int,
-        ledger: Ledger,
-        *,
-        status: str,
-        duration_s: float,
-        steps: int = 0,
-        answer: Answer | None = None,
-        summary: str = "",
-    ) -> None:
-        self.state.append(
-            TurnEnded(
-                turn=turn,
-                status=status,
-                steps=steps,
-                answer=Path(answer.path).name if answer else None,
-                answer_format=answer.format if answer else "text",
-                answer_bytes=answer.size_bytes if answer else 0,
-                summary=summary,
-                usage=ledger.usage,
-                by_model=ledger.by_model(),
-                duration_s=duration_s,
-            )
+            limit_tokens=self._room(),
         )
 
-    async def _finish(
-        self,
-        question: str,
-        outcome: Outcome,
-        *,
-        view: SessionView,
-        turn: int,
-        ledger: Ledger,
-        messages: list[ChatMessage],
-        t0: float,
-    ) -> None:
-        problem = outcome.problem
-        answer: Answer | None = None
-        try:
-            answer = write_answer(
-                outcome.value, outcome.text, form=outcome.format, state=self.state, turn=turn
-            )
-        except StateError as error:
-            problem = error
-        if problem is None and answer is None:
-            problem = NoAnswer("The root model gave no answer.")
-        status = problem.status if problem else "ok"
-        if answer:
-            with contextlib.suppress(SandboxLost):
-                await self.sandbox.keep_answer(None if outcome.value is not None else answer.text)
-        with contextlib.suppress(SandboxLost):
-            await self.sandbox.list_variables()
-        summary = ""
-        if self.config.compaction:
-            summary = memory.summary(
-                turn,
-                question,
-                messages[1:],
-                answer=answer.text if answer else "",
-                status=status,
-                answer_index=sum(1 for past in view.turns if past.ended.answer) if answer else None,
-                variables=self.sandbox.variables,
-            )
-        duration_s = time.monotonic() - t0
-        try:
-            self._record_end(
-                turn,
-                ledger,
-                status=status,
-                duration_s=duration_s,
-                steps=outcome.steps,
-                answer=answer,
-                summary=summary,
-            )
-        except StateError as error:
-            # The answer is shown all the same; the turn stays one that was not finished.
-            problem = problem or error
-            status = problem.status
-        self._emit(
-            TurnFinished(
-                turn=turn,
-                status=status,
-                steps=outcome.steps,
-                answer=answer,
-                usage=ledger.usage,
-                session_usage=view.usage + ledger.usage,
-                duration_s=duration_s,
-                message=f"{problem.what} {problem.why}".strip() if problem else "",
-                error=type(problem).__name__ if problem else "",
-                hint=problem.hint if problem else "",
-            )
-        )
-        if summary:
-            before = sum(len(message["content"]) for message in messages)
-            self._emit(Compacted(turn=turn, before_chars=before, after_chars=len(summary)))
-        await self.sandbox.save(turn)
+    def _told_chars(self, view: SessionView) -> int:
+        told = memory.conversation(view, compaction=self.config.compaction, limit_tokens=self._room())
+        return chars(told)
+
+    def _room(self) -> int:
+        return room_for_earlier(self.models.root)
 
     # -- small things
 
     def _history(self) -> list[dict[str, object]]:
         """Every message of the session, those of the turn under way too."""
         rows = memory.history(self.state.view())
-        if self._engine:
-            current = [message for message in self._engine.messages if message["role"] != "system"]
-            rows += [{"turn": self.sandbox.turn, **message} for message in current]
-        return rows
+        said = self._turn.said if self._turn else []
+        return rows + [{"turn": self.sandbox.turn, **message} for message in said]
 
     def _is_loaded(self, path: Path) -> bool:
         real = path.resolve()

@@ -120,7 +120,13 @@ class State:
             self._view.add(record)
 
     def view(self) -> SessionView:
-        """The session as it stands on disk."""
+        """The session as it stands on disk; the caller's own, which later records do not change.
+
+        With the lock held nobody else writes, so that the file is read once.
+        """
+        return self._current().copy() if self._lock.held else self._read_view()
+
+    def _read_view(self) -> SessionView:
         records = (from_json(fields) for fields in self.session.read())
         return SessionView.fold(record for record in records if record is not None)
 
@@ -353,7 +359,7 @@ class State:
     def _current(self) -> SessionView:
         """The session, kept up to date while the lock is held."""
         if self._view is None:
-            self._view = self.view()
+            self._view = self._read_view()
         return self._view
 
     def _sweep(self) -> None:

@@ -1,32 +1,37 @@
 """The loop: ask, run, show, until there is an answer; and what ends it when there is none."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 
-from rlm import engine, feedback
+from rlm import cell_runs, feedback
 from rlm.box.results import CellResult
 from rlm.box.wire import BytesSink
 from rlm.deadline import Deadline
 from rlm.engine import Bounds, Engine, Outcome
-from rlm.errors import BudgetReached, Interrupted, ModelError, NoAnswer
+from rlm.errors import BudgetReached, Interrupted, ModelError, NoAnswer, PromptTooLarge
 from rlm.events import (
     CellFinished,
     CellOutput,
+    Compacted,
     Event,
     Notice,
     Reminder,
     ReplyDelta,
     ReplyFinished,
+    Resume,
+    Resumed,
+    Said,
     StepStarted,
     Usage,
 )
 from rlm.ledger import Caps, Ledger, Price, Reservation
-from rlm.models import ChatMessage
+from rlm.models import ChatMessage, estimate_tokens
 from rlm.parse import parse
+from rlm.user_input import UserInput
 from tests.scripted import Line, ScriptedCells, ScriptedModel, ScriptedStream
 
 PRICE = Price(input_per_mtok=1.0, output_per_mtok=10.0)
@@ -73,24 +78,52 @@ class Turn:
         ledger: Ledger | None = None,
         price: Price | None = None,
         accept: Callable[[CellResult], str | None] = lambda result: None,
+        accept_prose: Callable[[str], str | None] = lambda text: None,
+        context_window: int | None = None,
+        resumes: Sequence[Resume] | None = None,
     ) -> None:
-        self.model = ScriptedModel([Line(x) if isinstance(x, str) else x for x in lines], price=price)
+        self.model = ScriptedModel(
+            [Line(x) if isinstance(x, str) else x for x in lines], price=price, context_window=context_window
+        )
+        self.resumes = list(resumes or ())
+        self.asked_at: list[int] = []
         self.closed: list[str] = []
         self.ledger = ledger or Ledger()
         self.cells = CellsWithCalls(ledger=self.ledger, closed=asyncio.Event())
         self.events: list[Event] = []
+        self.on_event: Callable[[Event], None] = lambda event: None
         self.said: list[ChatMessage] = []
         self.engine = Engine(
             root=self.model,
             cells=self.cells,
             ledger=self.ledger,
             bounds=Bounds(max_steps=max_steps, timeout_s=timeout_s),
-            emit=self.events.append,
+            emit=self._emit,
             messages=[ChatMessage(role="system", content="rules")],
             on_message=self.said.append,
             accept=accept,
+            accept_prose=accept_prose,
             close_calls=self._close,
+            user=UserInput(ask=self._resume if resumes is not None else None),
         )
+
+    def _emit(self, event: Event) -> None:
+        self.events.append(event)
+        self.on_event(event)
+
+    async def _resume(self, step: int) -> Resume:
+        """What the user answers; asked while nothing else goes on."""
+        self.asked_at.append(step)
+        self.cells.stopped.clear()
+        self.cells.running.clear()
+        return self.resumes.pop(0)
+
+    async def run_stopped(self, moment: asyncio.Event) -> Outcome:
+        """Run it, and stop it once at `moment`."""
+        running = asyncio.ensure_future(self.run())
+        await moment.wait()
+        self.engine.interrupt()
+        return await running
 
     def _close(self, reason: str) -> None:
         self.closed.append(reason)
@@ -233,7 +266,7 @@ async def test_last_cell_that_is_no_final_leaves_the_prose() -> None:
 
 
 async def test_time_limit_stops_a_cell_and_asks_for_a_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "KEEP_S", 0.1)
+    monkeypatch.setattr(cell_runs, "KEEP_S", 0.1)
     turn = Turn(block("hang"), "Best guess.", timeout_s=0.2)
     outcome = await turn.run()
     assert turn.cells.interrupts == ["time"]
@@ -245,7 +278,7 @@ async def test_time_limit_stops_a_cell_and_asks_for_a_last_answer(monkeypatch: p
 async def test_at_the_time_limit_a_cell_gets_the_results_that_are_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "KEEP_S", 0.2)
+    monkeypatch.setattr(cell_runs, "KEEP_S", 0.2)
     turn = Turn(block("wait"), timeout_s=0.2)
     outcome = await turn.run()
     assert value(outcome) == "found"
@@ -260,8 +293,8 @@ async def test_at_the_time_limit_a_cell_gets_the_results_that_are_under_way(
 async def test_a_call_that_does_not_come_back_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "KEEP_S", 0.1)
-    monkeypatch.setattr(engine, "SETTLE_S", 0.1)
+    monkeypatch.setattr(cell_runs, "KEEP_S", 0.1)
+    monkeypatch.setattr(cell_runs, "SETTLE_S", 0.1)
     turn = Turn(block("hang"), "Best guess.", timeout_s=0.2)
     turn.ledger.reserve("sub", input_tokens=1, output_tokens=1, price=PRICE, sub_call=True)
     assert (await turn.run()).text == "Best guess."
@@ -471,3 +504,190 @@ async def test_output_shown_is_bounded() -> None:
     turn.cells.results["much"] = CellResult(status="ok", number=1, shown="x" * 1_000_000)
     await turn.run()
     assert len(turn.model.seen[1][-1]["content"]) < 22_000
+
+
+# -- the user in the middle of a turn
+
+
+async def test_a_stopped_cell_is_kept_and_the_turn_goes_on_with_a_hint() -> None:
+    turn = Turn(block("hang"), block("FINAL(1)"), resumes=[Resume(kind="continue", hint="look at May")])
+    outcome = await turn.run_stopped(turn.cells.running)
+    assert (value(outcome), outcome.problem, turn.asked_at) == ("1", None, [1])
+    assert turn.cells.interrupts == ["user"]
+    output, told = (message["content"] for message in turn.model.seen[1][-2:])
+    assert "interrupted; what it assigned is kept" in output and "half" in output
+    assert told.startswith("The user interrupted you. Go on with the question:")
+    assert told.endswith("\nThe user says: look at May")
+    (resumed,) = (event for event in turn.events if isinstance(event, Resumed))
+    assert (resumed.kind, resumed.hint) == ("continue", "look at May")
+
+
+async def test_a_stopped_reply_is_shown_to_the_model_and_nothing_of_it_is_run() -> None:
+    half = Line("I will delete\n```repl\nrows.clear()\n", hangs=True)
+    turn = Turn(half, block("FINAL(1)"), resumes=[Resume(kind="continue")])
+    assert value(await turn.run_stopped(turn.model.stuck)) == "1"
+    assert turn.cells.ran == ["FINAL(1)"]
+    said, told = turn.model.seen[1][-2:]
+    assert (said["role"], said["content"]) == ("assistant", "I will delete\n\n```repl\nrows.clear()\n```")
+    assert "interrupted your last reply, so that nothing of it was run." in told["content"]
+    assert turn.ledger.usage.calls == 2
+
+
+async def test_a_block_is_not_run_when_the_user_stops_as_it_arrives() -> None:
+    turn = Turn(block("a"), block("FINAL(1)"), resumes=[Resume(kind="continue")])
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, ReplyFinished) and event.code == "a\n":
+            turn.engine.interrupt()
+
+    turn.on_event = on_event
+    assert value(await turn.run()) == "1"
+    assert turn.cells.ran == ["FINAL(1)"]
+    assert [message["role"] for message in turn.model.seen[1][-2:]] == ["assistant", "user"]
+    assert "so that nothing of it was run" in turn.model.seen[1][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("last", "text", "problem"),
+    [
+        ("About 7.", "About 7.", None),
+        (block("FINAL(7)"), "7", None),
+        (block("b", prose="Perhaps 7."), "Perhaps 7.", NoAnswer),
+        ("", None, NoAnswer),
+    ],
+)
+async def test_the_user_can_have_an_answer_now(last: str, text: str | None, problem: type | None) -> None:
+    turn = Turn(block("hang"), last, resumes=[Resume(kind="answer")])
+    outcome = await turn.run_stopped(turn.cells.running)
+    assert (value(outcome) if outcome.value else outcome.text) == text
+    assert type(outcome.problem) is (problem or type(None))
+    assert "The user wants an answer now. This is your last reply" in turn.model.seen[1][-1]["content"]
+    assert turn.model.lines == []
+
+
+async def test_an_answer_now_can_be_stopped_too_and_the_turn_goes_on() -> None:
+    turn = Turn(
+        block("hang"),
+        Line("Well", hangs=True),
+        block("FINAL(2)"),
+        resumes=[Resume(kind="answer"), Resume(kind="continue")],
+    )
+    running = asyncio.ensure_future(turn.run())
+    for moment in (turn.cells.running, turn.model.stuck):
+        await moment.wait()
+        turn.engine.interrupt()
+    assert value(await running) == "2"
+    assert turn.asked_at == [1, 1]
+
+
+async def test_a_user_who_stops_ends_the_turn() -> None:
+    turn = Turn(block("hang"), resumes=[Resume(kind="stop")])
+    assert isinstance((await turn.run_stopped(turn.cells.running)).problem, Interrupted)
+
+
+async def test_the_clock_stands_still_while_the_user_thinks() -> None:
+    turn = Turn(block("hang"), block("FINAL(1)"), timeout_s=0.5)
+
+    async def thinks(step: int) -> Resume:
+        await asyncio.sleep(0.7)
+        return Resume(kind="continue")
+
+    turn.engine.user.ask = thinks
+    outcome = await turn.run_stopped(turn.cells.running)
+    assert (value(outcome), outcome.problem) == ("1", None)
+
+
+async def test_what_the_user_types_reaches_the_next_request_and_stays() -> None:
+    turn = Turn(block("a"), block("b"), block("FINAL(1)"))
+    turn.engine.user.say("only 2024")
+    turn.engine.user.say("  and in euros ")
+    turn.engine.user.say("   ")
+    await turn.run()
+    assert turn.model.seen[0][-1]["content"] == "The user adds: only 2024\nand in euros"
+    assert turn.model.seen[2][2] == turn.model.seen[0][-1]
+    assert [event for event in turn.events if isinstance(event, Said)] == [
+        Said(text="only 2024\nand in euros")
+    ]
+    turn.engine.user.say("too late")
+    assert (turn.engine.user.take(), turn.engine.user.take()) == ("too late", "")
+
+
+# -- answers that do not fit
+
+
+async def test_prose_that_is_not_accepted_goes_on_with_the_reason() -> None:
+    turn = Turn("seven", "seven", block("FINAL(7)"), accept_prose=lambda text: "it is not a number.")
+    assert value(await turn.run()) == "7"
+    assert turn.model.seen[2][-1]["content"].startswith("Your answer was not accepted: it is not a number.")
+
+
+@pytest.mark.parametrize("last", ["seven", block("FINAL(seven)")])
+async def test_a_last_answer_that_is_not_accepted_is_a_partial_one(last: str) -> None:
+    turn = Turn(
+        block("a"),
+        last,
+        max_steps=1,
+        accept=lambda result: "it is not a number.",
+        accept_prose=lambda text: "it is not a number.",
+    )
+    outcome = await turn.run()
+    assert (value(outcome) if outcome.value else outcome.text) == "seven"
+    assert isinstance(outcome.problem, NoAnswer)
+    assert str(outcome.problem) == (
+        "No answer within 1 step. The last answer does not fit: it is not a number."
+    )
+
+
+# -- a turn that nears the window
+
+
+def long_turn(*, steps: int, context_window: int | None, chars: int = 8_000) -> Turn:
+    lines = [block(f"found_{n} = {n}", prose=f"Plan {n}.") for n in range(steps)]
+    turn = Turn(*lines, block("FINAL(1)"), max_steps=steps + 5, context_window=context_window)
+    for n in range(steps):
+        turn.cells.results[f"found_{n} = {n}"] = CellResult(
+            status="ok", number=n, shown=f"output {n} " + "x" * chars
+        )
+    return turn
+
+
+async def test_near_the_window_the_middle_of_a_turn_is_told_in_short() -> None:
+    turn = long_turn(steps=20, context_window=16_000)
+    turn.engine.earlier = [ChatMessage(role="user", content="in short")]
+    assert value(await turn.run()) == "1"
+
+    assert all(estimate_tokens(seen) < 0.8 * 12_000 for seen in turn.model.seen)
+    last = turn.model.seen[-1]
+    assert [message["content"] for message in last[:2]] == ["rules", "what?"]
+    assert "- Plan 0.\n  saw: output 0 xxx" in last[2]["content"]
+    assert "Variables assigned: found_0, found_1" in last[2]["content"]
+    assert "output 19 xxx" in last[-1]["content"] and len(last[-1]["content"]) > 8_000
+    assert len(turn.engine.said) == 43, "all of it stays: question, twenty-one replies, and their outputs"
+    compacted = [event for event in turn.events if isinstance(event, Compacted)]
+    assert 0 < len(compacted) < 10, "not with every step"
+    assert all(event.what == "steps" and event.after_chars < event.before_chars for event in compacted)
+
+
+async def test_what_the_user_said_is_not_lost_when_steps_are_told_in_short() -> None:
+    turn = long_turn(steps=20, context_window=16_000)
+    turn.engine.user.say("only 2024")
+    await turn.run()
+    assert "What the user said meanwhile:\n- only 2024" in turn.model.seen[-1][2]["content"]
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+async def test_a_prompt_that_the_provider_finds_too_long_is_made_shorter_and_sent_again(steps: int) -> None:
+    turn = long_turn(steps=steps, context_window=None, chars=20_000)
+    turn.model.lines.insert(steps, Line("", error=PromptTooLarge("The prompt is too long for scripted.")))
+    outcome = await turn.run()
+    assert (value(outcome), outcome.problem, outcome.steps) == ("1", None, steps + 1)
+    refused, again = turn.model.seen[-2:]
+    assert estimate_tokens(again) < 0.7 * estimate_tokens(refused)
+    assert again[:2] == refused[:2]
+    assert turn.ledger.usage.calls == steps + 1, "what was refused costs nothing"
+
+
+async def test_a_prompt_that_cannot_be_shorter_ends_the_turn() -> None:
+    refusal = PromptTooLarge("The prompt is too long for scripted.")
+    outcome = await Turn(Line("", error=refusal)).run()
+    assert outcome.problem is refusal

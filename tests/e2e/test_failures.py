@@ -143,7 +143,7 @@ def test_the_budget_gives_the_best_there_is(project: Project, server: ModelServe
     dear = Reply(cell("print('a trace of it')"), usage=Tokens(input=1_000, output=9_000))
     server.reply("root", dear, Reply("Perhaps in May.", usage=Tokens(input=1_000, output=100)))
 
-    ended = project.ask("When?", "--max-cost", "0.12", "--json")
+    ended = project.ask("When?", "--max-cost", "0.13", "--json")
 
     assert ended.code == 6
     assert_is_said(("The budget of this question does not allow this call.", "--max-cost"), ended)

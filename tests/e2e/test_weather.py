@@ -128,11 +128,14 @@ def test_a_root_reply_that_breaks_off_is_not_run_and_nothing_before_it_is_lost(
 ) -> None:
     half = Fault(how="truncated", text=cell("FINAL('half')").removesuffix("```"))
     server.reply("root", cell("found = 41"), half, cell("FINAL(found + 1)"))
+    server.reply("root", half, half, half, cell("FINAL(found)"))
 
+    whole = project.ask("How is it?")
     broken = project.ask("How is it?", "--json")
     again = project.ask("Go on.")
 
+    assert whole.answer == "42\n"
     assert (broken.code, broken.json["answer"]) == (1, None)
     assert broken.json["error"]["message"].startswith("The provider of openai/root failed.")
     assert broken.json["error"]["hint"] == "Try again in a while."
-    assert again.answer == "42\n"
+    assert again.answer == "41\n"
