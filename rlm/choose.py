@@ -47,7 +47,7 @@ def _no_key(model: ModelConfig, variable: str) -> ConfigError:
     return ConfigError(
         f"There is no API key for {model.model}.",
         f"{variable} is not set.",
-        hint=f"Set {variable} in your shell, or in .env here (see .env.example). Without a key: rlm demo",
+        hint=f"Set {variable} in your shell, or as a line {variable}=… in .env here. Without a key: rlm demo",
     )
 
 

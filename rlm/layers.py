@@ -50,10 +50,14 @@ def files(*, cwd: Path, config_file: Path | None, user_file: Path) -> tuple[list
         layers.append(_file_layer(_read_json(config_file), source=str(config_file), folder=folder))
     elif found.is_file():
         tree = _read_json(found, source="config.json")
-        if tree != {} and not (isinstance(tree, dict) and tree.keys() & set(GROUPS)):
+        if tree != {} and not (isinstance(tree, dict) and any(map(_nearly_a_group, tree))):
             return layers, ["config.json was ignored: nothing in it is a setting of this program."]
         layers.append(_file_layer(tree, source="config.json", folder=cwd, found=found))
     return layers, []
+
+
+def _nearly_a_group(name: str) -> bool:
+    return bool(difflib.get_close_matches(name, GROUPS, n=1, cutoff=0.8))
 
 
 def _read_json(path: Path, *, source: str = "") -> object:

@@ -315,6 +315,8 @@ def test_another_programs_file_is_ignored_with_a_warning_but_not_a_mix(place: Pl
     assert "compilerOptions is not a setting" in place.refused()
     (place.cwd / "config.json").write_text('["a"]')
     assert "was ignored" in place.load().warnings[0]
+    place.project({"limts": {}})
+    assert "limts is not a setting. Did you mean limits" in place.refused()
 
 
 @pytest.mark.parametrize(

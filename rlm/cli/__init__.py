@@ -6,6 +6,8 @@ One of the two places where errors are caught: here an `RlmError` becomes senten
 
 import difflib
 import importlib
+import os
+import shutil
 import signal
 import sys
 from typing import Any
@@ -32,10 +34,14 @@ EXAMPLES = """\
   rlm run "Who speaks most, and about what?"
 """
 
+START = """\
+rlm doctor says what is missing, rlm demo shows a whole run without a key, and rlm COMMAND --help tells more.
+"""
+
 EXIT_CODES = """\
 \b
-Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no answer within the limits, 4 configuration,
-5 sandbox (Docker), 6 budget reached, 130 interrupted.
+Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no answer within limits,
+4 configuration, 5 sandbox (Docker), 6 budget reached, 130 interrupted.
 """
 
 
@@ -65,6 +71,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
 
+    def short_help_text(self, ctx: click.Context) -> str:
+        """What `rlm` alone shows: how to begin, and the commands."""
+        formatter = ctx.make_formatter()
+        formatter.write(EXAMPLES.removeprefix("\b\n"))
+        self.format_commands(ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write_text(START)
+        return formatter.getvalue().rstrip("\n")
+
 
 SUMMARIES = {
     "init": "Register files, folders or patterns; needs neither a key nor Docker.",
@@ -81,27 +96,52 @@ SUMMARIES = {
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help=f"Ask anything of any amount of data.\n\n{EXAMPLES}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    help=f"{EXAMPLES}\nAsk anything of any amount of data. {START}",
     epilog=EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="rlm")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        assert isinstance(ctx.command, LazyGroup)
+        click.echo(ctx.command.short_help_text(ctx), err=True)
 
 
 def main() -> None:
     """Run the command line and exit."""
-    # A reader that goes away (`| head`) is met where we write, and ends us quietly.
-    sys.exit(run(sys.argv[1:]))
+    _open_closed_streams()
+    code = exit_code(sys.argv[1:])
+    # A reader that goes away (`| head`) is met where we write; Python would complain of it once more at exit.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
-def run(arguments: list[str]) -> int:
+def _open_closed_streams() -> None:
+    """Give streams that were closed (`>&-`) the null device, so that no file we open gets their number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)  # noqa: FBT003 - it takes no name
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = ("stdin", "stdout", "stderr").index(name)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays open
+
+
+def _narrow() -> int | None:
+    """The width of help texts where click would take 50 columns that are not there."""
+    columns = shutil.get_terminal_size().columns
+    return columns - 2 if 10 < columns < 52 else None
+
+
+def exit_code(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        result = cli.main(arguments, prog_name="rlm", standalone_mode=False)
+        result = cli.main(arguments, prog_name="rlm", standalone_mode=False, terminal_width=_narrow())
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
@@ -119,12 +159,9 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as bug:
         from rlm.cli.options import last_console
+        from rlm.cli.result import explained
 
-        failure = RlmError(
-            "Something went wrong that should not.",
-            f"{type(bug).__name__}: {bug}",
-            hint="This is a mistake of the program; -v shows where. What was saved is kept.",
-        )
-        last_console().error(failure.with_traceback(bug.__traceback__))
+        failure = explained(bug)
+        last_console().error(failure)
         return failure.exit_code
     return result if isinstance(result, int) else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rlm import errors
 from rlm.cli.options import Options, common
 from rlm.errors import RlmError
 
@@ -58,7 +59,9 @@ def command(options: Options) -> int:
             if finished.answer:
                 console.answer(Path(finished.answer.path), prose=True)
     if finished.status != "ok":
-        raise RlmError(finished.message, hint=finished.hint or "rlm doctor checks what a run needs.")
+        raise getattr(errors, finished.error, RlmError)(
+            finished.message, hint=finished.hint or "rlm doctor checks what a run needs."
+        )
     console.line(
         f"\nNo model was called: {count(finished.usage.calls)} replies came from a script, and cost nothing.",
         style="bold",

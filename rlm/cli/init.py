@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlm.cli.options import Options, common
+from rlm.cli.options import FILES, Options, common
 from rlm.errors import DocumentError, SandboxError, UsageError
 
 if TYPE_CHECKING:
@@ -33,12 +33,10 @@ SHOWN = 20
     "  rlm init https://example.org/data.csv.gz\n"
     '  rlm init "hf://datasets/Ahren09/QMSum?split=train"',
 )
-@click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option("--name", metavar="N", help="What the document is called (for one file).")
-@click.option(
-    "--encoding", metavar="E", default="", help="The text encoding, where it is not found out right."
-)
-@click.option("--replace", is_flag=True, help="Forget the documents that were registered before.")
+@click.argument("files", type=FILES, nargs=-1, metavar="[FILE]...")
+@click.option("--name", metavar="N", help="What the document is called, if FILE is one.")
+@click.option("--encoding", metavar="E", default="", help="Its text encoding, if it is not found out.")
+@click.option("--replace", is_flag=True, help="Forget the documents of before.")
 @common()
 def command(
     options: Options, files: tuple[str, ...], *, name: str | None, encoding: str, replace: bool

@@ -21,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 STATE_DIR = ".rlm_state"
 
+FILES = click.Path(readable=False)
+"""What names files, or patterns and addresses of them: shells complete it, and it is checked elsewhere."""
+
 _console: Console | None = None
 
 
@@ -134,12 +137,13 @@ def common(*, models: bool = False, config_help: str = "") -> Callable[[F], F]:
     return decorate
 
 
+# The defaults stand here as text, so that no setting is loaded for --help; a test compares them.
 _MODELS = [
-    click.option("-m", "--model", metavar="NAME", help="The root model."),
-    click.option("--sub-model", metavar="NAME", help="The model that sub-calls go to."),
-    click.option("--max-cost", metavar="USD", help="What the question may cost."),
-    click.option("--max-steps", metavar="N", help="How many steps it may take."),
-    click.option("--timeout", metavar="S", help="How many seconds it may take."),
+    click.option("-m", "--model", metavar="NAME", help="The root model, or its alias.  [default: gpt-5]"),
+    click.option("--sub-model", metavar="NAME", help="The model of sub-calls.  [default: gpt-5-mini]"),
+    click.option("--max-cost", metavar="USD", help="What a question may cost.  [default: 1.00]"),
+    click.option("--max-steps", metavar="N", help="How many steps it may take.  [default: 30]"),
+    click.option("--timeout", metavar="S", help="How many seconds it may take.  [default: 1800]"),
     click.option("--no-cache", is_flag=True, help="Send every sub-call, and keep no reply."),
 ]
 _COMMON = [
@@ -149,7 +153,7 @@ _COMMON = [
         default=STATE_DIR,
         show_default=True,
         metavar="DIR",
-        help="Where the session is kept.",
+        help="Folder of the session.",
     ),
     click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
     click.option("-v", "--verbose", is_flag=True, help="Everything in full, tracebacks too."),

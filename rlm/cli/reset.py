@@ -6,12 +6,14 @@ from rlm.cli.options import Options, common
 from rlm.errors import SandboxError, UsageError
 
 
-@click.command(name="reset", short_help="Delete the state.")
+@click.command(
+    name="reset", short_help="Delete the state.", epilog="\b\nExamples:\n  rlm reset\n  rlm reset --yes"
+)
 @common()
 def command(options: Options) -> None:
     """Delete the state of this folder, and any container left of it. Your files stay as they are.
 
-    Deleting the state folder by hand does the same.
+    It asks first; --yes agrees. Deleting the state folder by hand does the same.
     """
     from rlm.state import State
 

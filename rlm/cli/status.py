@@ -25,11 +25,15 @@ BUFFERS = "buffers"
 """Listed with the variables; a cell cannot have one of this name."""
 
 
-@click.command(name="status", short_help="What is loaded, kept and spent.")
+@click.command(
+    name="status",
+    short_help="What is loaded, kept and spent.",
+    epilog="\b\nExamples:\n  rlm status\n  rlm status --config\n  rlm status --json | jq .spend.cost_usd",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@common(config_help="Each setting and where it came from; FILE in place of ./config.json.")
+@common(config_help="Each setting and its source; FILE in place of ./config.json.")
 def command(options: Options, *, as_json: bool) -> None:
-    """What is loaded, kept and spent in this folder."""
+    """What is loaded, kept and spent in this folder. Quick: needs neither a key nor Docker."""
     from rlm.state import State
 
     console = options.console()
