@@ -1,244 +1,135 @@
-"""The checks behind `rlm doctor`: each looks at one thing and says how to mend it. Nothing is changed.
+"""Puts the checks of `rlm doctor` together: what a run needs, each with the fix where it is missing.
 
-No model is called unless `ping` is asked for: then each configured one is, once.
+Nothing is changed, and nothing is waited for without end. No model is called unless `ping` is asked for.
 """
 
 import asyncio
-import dataclasses
+import importlib.metadata
 import platform
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rlm import __version__
-from rlm.errors import ConfigError, RlmError, SandboxError
-from rlm.settings import Config, ModelConfig
+from rlm.checks.check import Check, failure, ok, warning, within
+from rlm.checks.reach import require_engine
+from rlm.errors import ConfigError, SandboxError
+from rlm.settings import Config, SandboxConfig
 
 DISK_BYTES = 2 * 1024**3
-LISTED_CONTAINERS = 5
-PING = "Reply with the word: ok"
-PING_OUTPUT_TOKENS = 256
-"""Some models reason before they say anything."""
-PING_TIMEOUT_S = 60.0
+ENGINE_S = 20.0
+DISK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """`status` is `ok`, `warning` or `failed`; `area` is `program`, `sandbox`, `models`, `ping` or `disk`.
+@dataclass(slots=True)
+class Report:
+    """`versions` has rlm, python, litellm, system, docker (the engine) and docker_api, as far as known."""
 
-    `measured` is what a ping took: `seconds`, `input_tokens`, `output_tokens` and `cost_usd`.
-    """
-
-    area: str
-    name: str
-    status: str
-    found: str
-    fix: str = ""
-    exit_code: int = 0
-    measured: Mapping[str, float | None] | None = None
+    checks: list[Check] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def failed(self) -> bool:
-        return self.status == "failed"
+    def ok(self) -> bool:
+        return not any(check.failed for check in self.checks)
 
-    def to_json(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if name != "exit_code" and value is not None}
+    @property
+    def exit_code(self) -> int:
+        """That of the first failure; 0 without one."""
+        return next((check.exit_code for check in self.checks if check.failed), 0)
 
 
-def examine(load_config: Callable[[], Config], state_dir: Path, *, ping: bool = False) -> list[Check]:
-    checks = [
-        Check(
-            area="program",
-            name="rlm",
-            status="ok",
-            found=f"{__version__}, Python {platform.python_version()}",
-        )
-    ]
+def examine(
+    load_config: Callable[[], Config],
+    state_dir: Path,
+    *,
+    environ: Mapping[str, str],
+    home: Path,
+    ping: bool = False,
+) -> Report:
+    """Look at everything. `environ` are the variables of the shell; `load_config` may raise `ConfigError`."""
+    report = Report(versions=_versions())
+    versions = report.versions
+    detail = f"{versions['rlm']}, Python {versions['python']}, litellm {versions['litellm']}"
+    report.checks.append(ok("program", "rlm", f"{detail}, {versions['system']}"))
+    config: Config | None = None
     try:
         config = load_config()
     except ConfigError as error:
-        checks.append(_failure("models", "configuration", error))
-        config = None
-    try:
-        checks += _sandbox(config)
-    except (SandboxError, OSError):  # what the engine's client raises when the connection goes
-        gone = SandboxError("It went away while it was asked.", hint="Start Docker again, then: rlm doctor")
-        checks.append(_failure("sandbox", "Docker", gone))
+        report.checks.append(failure("config", "configuration", error))
+    else:
+        report.checks += _configuration(config)
+    report.checks += _engine(config.sandbox if config else SandboxConfig(), environ, home, versions)
     if config:
-        checks += _model("root model", config.root, config)
-        checks += _model("sub model", config.sub, config)
+        from rlm.checks.models import check_models, pings
+
+        report.checks += check_models(config, environ)
         if ping:
-            checks += asyncio.run(_pings(config))
-    checks.append(_disk(state_dir))
+            report.checks += asyncio.run(pings(config))
+    report.checks.append(_disk(state_dir))
+    return report
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "rlm": __version__,
+        "python": platform.python_version(),
+        "litellm": importlib.metadata.version("litellm"),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _configuration(config: Config) -> list[Check]:
+    sources = sorted({source for source in config.sources.values() if source != "default"})
+    detail = ", ".join(sources) if sources else "the defaults"
+    checks = [ok("config", "configuration", detail)]
+    checks += [
+        warning("config", "configuration", text, fix="See docs/configuration.md.") for text in config.warnings
+    ]
     return checks
 
 
-def _sandbox(config: Config | None) -> Iterator[Check]:
-    from rlm.box import image
-    from rlm.box.container import orphans
-    from rlm.box.engine_api import Engine
-    from rlm.settings import SandboxConfig
+def _engine(
+    settings: SandboxConfig, environ: Mapping[str, str], home: Path, versions: dict[str, str]
+) -> list[Check]:
+    checks: list[Check] = []
+
+    def look() -> None:
+        from rlm.checks.engine import check_engine
+
+        checks.extend(check_engine(settings, address, versions))
 
     try:
-        engine = Engine()
+        address, api = require_engine(environ, home)
+        if api:
+            versions["docker_api"] = ".".join(map(str, api))
+        within(ENGINE_S, look)
     except SandboxError as error:
-        yield _failure("sandbox", "Docker", error)
-        return
-    info = engine.info()
-    found = f"{info.get('ServerVersion')} on {info.get('OperatingSystem')}, {info.get('Architecture')}"
-    yield Check(area="sandbox", name="Docker", status="ok", found=found)
-    if not any("seccomp" in option for option in info.get("SecurityOptions") or ()):
-        yield Check(
-            area="sandbox",
-            name="seccomp",
-            status="failed",
-            found="the engine has no seccomp profile, and nothing is run without one",
-            exit_code=SandboxError.exit_code,
-            fix="Use an engine with seccomp (the default of Docker's packages).",
+        return [*checks, failure("sandbox", "Docker", error)]
+    except TimeoutError:
+        hangs = SandboxError(
+            "Docker answers, but takes too long.",
+            f"It did not say within {ENGINE_S:g} s what it is and has.",
+            hint="Restart Docker, then: rlm doctor",
         )
-    settings = config.sandbox if config else SandboxConfig()
-    base = settings.image
-    files = image.inputs(settings.packages)
-    tags = [image.tag(files, name) for name in (base, image.LOCAL_BASE)]
-    built = [tag for tag in tags if engine.has_image(tag)]
-    at_hand = [name for name in (base, image.LOCAL_BASE) if engine.has_image(name)]
-    if built:
-        yield Check(area="sandbox", name="image", status="ok", found=built[0])
-    elif at_hand:
-        found = f"not built yet; it will be, from {at_hand[0]}, at the first question"
-        yield Check(area="sandbox", name="image", status="ok", found=found)
-    else:
-        yield Check(
-            area="sandbox",
-            name="image",
-            status="warning",
-            found=f"not built yet; its base {base} will be pulled at the first question",
-            fix="Offline, make a base from Debian's packages: scripts/make-base",
-        )
-    if dead := orphans(engine):
-        yield Check(
-            area="sandbox",
-            name="containers",
-            status="warning",
-            found=f"{len(dead)} left by commands that died: {_whose(dead)}",
-            fix="The next chat or run removes them.",
-        )
-    engine.close()
-
-
-def _whose(containers: Sequence[Mapping[str, Any]]) -> str:
-    """The first few containers, with the state folder that each belongs to."""
-    named = []
-    for container in containers[:LISTED_CONTAINERS]:
-        folder = Path(container["Labels"].get("rlm.state", "?"))
-        named.append(f"{container['Id'][:12]} of {folder}{'' if folder.exists() else ' (deleted)'}")
-    more = len(containers) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
-
-
-def _model(name: str, model: ModelConfig, config: Config) -> Iterator[Check]:
-    from rlm.choose import settings_of
-    from rlm.models import LiteLLMModel
-
-    try:
-        settings, variable = settings_of(model, config)
-        asked = LiteLLMModel(settings)
-    except ConfigError as error:
-        yield _failure("models", f"{name} {model.model}", error)
-        return
-    place = f"key in {variable}" if variable else "no key needed"
-    if model.api_base:
-        place += f", at {model.api_base}"
-    if asked.price is None:
-        yield Check(
-            area="models",
-            name=f"{name} {model.model}",
-            status="warning",
-            found=f"{place}; its price is not known, so costs show as $? and tokens are capped instead",
-            fix='Give it one: "price": {"input_per_mtok": …, "output_per_mtok": …} beside its name.',
-        )
-        return
-    found = (
-        f"{place}; ${asked.price.input_per_mtok:g} in and ${asked.price.output_per_mtok:g} out "
-        "for a million tokens"
-    )
-    yield Check(area="models", name=f"{name} {model.model}", status="ok", found=found)
-
-
-async def _pings(config: Config) -> list[Check]:
-    """One tiny call to each configured model, all at once. Equal models are called once."""
-    from rlm.models import close_models
-
-    labels = [("root model", config.root), ("sub model", config.sub)]
-    labels += [(f'alias "{alias}"', model) for alias, model in config.aliases.items()]
-    asked: list[tuple[str, ModelConfig]] = []
-    for label, model in labels:
-        place = next((place for place, (_, other) in enumerate(asked) if other == model), None)
-        if place is None:
-            asked.append((label, model))
-        else:
-            asked[place] = (f"{asked[place][0]}, {label}", model)
-    try:
-        return list(await asyncio.gather(*(_ping(label, model, config) for label, model in asked)))
-    finally:
-        await close_models()
-
-
-async def _ping(label: str, model: ModelConfig, config: Config) -> Check:
-    from rlm.choose import settings_of
-    from rlm.models import ChatMessage, LiteLLMModel
-
-    name = f"ping {label} {model.model}"
-    try:
-        settings, _ = settings_of(model, config)
-        asked = LiteLLMModel(settings, timeout_s=PING_TIMEOUT_S)
-        started = time.monotonic()
-        message = ChatMessage(role="user", content=PING)
-        usage = (await asked.complete([message], max_output_tokens=PING_OUTPUT_TOKENS)).usage
-    except RlmError as error:
-        return _failure("ping", name, error)
-    seconds = time.monotonic() - started
-    cost = "$?" if usage.cost_usd is None else f"${usage.cost_usd:.6f}"
-    tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
-    return Check(
-        area="ping",
-        name=name,
-        status="ok",
-        found=f"answered in {seconds:.1f} s; {'~' * usage.estimated}{tokens}, {cost}",
-        measured={
-            "seconds": round(seconds, 3),
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cost_usd": usage.cost_usd,
-        },
-    )
+        return [*checks, failure("sandbox", "Docker", hangs)]
+    except OSError:  # what the engine's client raises when the connection goes
+        gone = SandboxError("Docker went away while it was asked.", hint="Start it again, then: rlm doctor")
+        return [*checks, failure("sandbox", "Docker", gone)]
+    return checks
 
 
 def _disk(state_dir: Path) -> Check:
-    there = next(path for path in (state_dir.absolute(), *state_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    found = f"{free / 1024**3:.1f} GiB free at {there}"
-    if free < DISK_BYTES:
-        return Check(
-            area="disk",
-            name="disk",
-            status="warning",
-            found=found,
-            fix="Snapshots and answers need room there.",
-        )
-    return Check(area="disk", name="disk", status="ok", found=found)
+    """Free space where the state folder is, or will be."""
+    fix = "Snapshots and answers need room there: free some, or name another folder with --state-dir."
+    try:
+        there, free_bytes = within(DISK_S, lambda: _free(state_dir.absolute()))
+    except (TimeoutError, OSError):
+        return warning("disk", "disk", f"{state_dir} cannot be looked at", fix=fix)
+    detail = f"{free_bytes / 1024**3:.1f} GiB free at {there}"
+    return warning("disk", "disk", detail, fix=fix) if free_bytes < DISK_BYTES else ok("disk", "disk", detail)
 
 
-def _failure(area: str, name: str, error: RlmError) -> Check:
-    return Check(
-        area=area,
-        name=name,
-        status="failed",
-        found=f"{error.what} {error.why}".strip(),
-        fix=error.hint,
-        exit_code=error.exit_code,
-    )
+def _free(folder: Path) -> tuple[Path, int]:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there, shutil.disk_usage(there).free

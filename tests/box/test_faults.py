@@ -3,6 +3,7 @@
 Session, state and container are those of the program; the models follow a script.
 """
 
+import asyncio
 import dataclasses
 import os
 import resource
@@ -342,10 +343,11 @@ async def test_what_the_dead_left_is_shown_and_removed_and_the_living_are_left_a
     )
     async with boxes.start() as living:
         dead = engine.create(spec)
-        shown = [check for check in examine(talk.config, tmp_path) if check.name == "containers"]
+        report = await asyncio.to_thread(examine, talk.config, tmp_path, environ=os.environ, home=tmp_path)
+        (shown,) = [check.detail for check in report.checks if check.name == "containers"]
         async with talk.opened():
             assert await talk.ask("FINAL('here')") == "here"
         assert await boxes.is_gone(dead)
         assert await boxes.exists(living.container)
-    assert f"{dead[:12]} of {deleted} (deleted)" in shown[0].found
-    assert living.container[:12] not in shown[0].found
+    assert f"{dead[:12]} of {deleted} (deleted)" in shown
+    assert living.container[:12] not in shown

@@ -12,11 +12,12 @@ def test_each_model_is_asked_once_and_any_answer_will_do(project: Project, serve
             "mute": {"model": "openai/mute", "api_base": server.url},
         }
     )
-    server.default("root", Reply("ok", usage=Tokens(input=12, output=3)))
+    server.default("root", Reply("ok", usage=Tokens(input=12, output=3), together=3))
     server.default("sub", Reply("ok", together=3))
     server.default("gone", Fault(status=503, message="come back later"))
     server.default(
-        "mute", Reply("", reasoning="hm", finish_reason="length", usage=Tokens(input=12, output=256))
+        "mute",
+        Reply("", reasoning="hm", finish_reason="length", usage=Tokens(input=12, output=256), together=3),
     )
 
     ended = project.run("doctor", "--ping", "--json")
@@ -26,8 +27,8 @@ def test_each_model_is_asked_once_and_any_answer_will_do(project: Project, serve
     assert [check["status"] for check in pings.values()] == ["ok", "ok", "failed", "ok"]
     root = pings['ping root model, alias "same" openai/root']
     assert (root["measured"]["input_tokens"], root["measured"]["output_tokens"]) == (12, 3)
-    assert root["measured"]["cost_usd"] is None and "$?" in root["found"]
-    assert "come back later" in pings['ping alias "gone" openai/gone']["found"]
+    assert root["measured"]["cost_usd"] is None and "$?" in root["detail"]
+    assert "come back later" in pings['ping alias "gone" openai/gone']["detail"]
     assert pings['ping alias "gone" openai/gone']["fix"]
     assert len(server.requests) == 4
 

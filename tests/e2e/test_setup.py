@@ -1,8 +1,7 @@
 """What a newcomer meets: the demo, doctor, and a question that leaves no trace."""
 
-import json
-
-from tests.e2e import Project, cell
+from tests.e2e import PATIENCE_S, Project, cell
+from tests.e2e.terminal import Terminal
 from tests.model_server import ModelServer
 
 NO_KEY = {"OPENAI_API_KEY": None, "RLM_API_BASE": None, "RLM_SUB_API_BASE": None}
@@ -22,19 +21,26 @@ def test_the_demo_answers_over_real_files_and_says_that_no_model_was_called(
 
 
 def test_doctor_names_what_is_missing_and_the_fix(project: Project) -> None:
-    ended = project.run("doctor", env=NO_KEY)
-    assert ended.code == 4
-    said = ended.out.decode()
-    assert "ok   Docker: " in said and "FAIL root model openai/root" in said
-    assert "fix: Set OPENAI_API_KEY" in said
+    project.configure(allow=["/"])
+    with Terminal(project, "doctor", columns=40, env={"DOCKER_HOST": "unix:///nowhere.sock"}) as terminal:
+        shown = terminal.wait_for("ok   disk: ").splitlines()
+        assert terminal.process.wait(PATIENCE_S) == 4
+    text = " ".join(" ".join(shown).split())
+    assert "lets any file below / be read without asking. fix: The next chat or run asks" in text
+    assert "FAIL Docker: Docker is not " in text and "/nowhere.sock. " in text
+    marked = [line.partition(":")[0] for line in shown if line.startswith(("ok  ", "FAIL"))]
+    assert marked == ["ok   rlm", "FAIL configuration", "FAIL Docker", "ok   disk"]
+    (project.folder / "config.json").unlink()
 
-    down = project.run("doctor", "--json", env={"DOCKER_HOST": "unix:///nowhere.sock"})
-    assert down.code == 5
-    report = json.loads(down.out)
-    assert report["ok"] is False
-    failed = [check for check in report["checks"] if check["status"] == "failed"]
-    assert [check["name"] for check in failed] == ["Docker"]
-    assert "rlm doctor" in failed[0]["fix"]
+    ended = project.run("doctor", "--json", env=NO_KEY)
+    assert ended.code == 4
+    assert ended.json["ok"] is False
+    assert ended.json["versions"].keys() == {"rlm", "python", "litellm", "system", "docker", "docker_api"}
+    checks = {check["name"]: check for check in ended.json["checks"]}
+    assert checks["Docker"]["status"] == "ok"
+    root = checks["root model openai/root"]
+    assert root["status"] == "failed" and "OPENAI_API_KEY is not set" in root["detail"]
+    assert root["fix"].startswith("Set OPENAI_API_KEY")
 
 
 def test_what_is_mistyped_gets_a_suggestion_and_leaves_nothing_behind(project: Project) -> None:
