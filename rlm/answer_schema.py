@@ -1,4 +1,4 @@
-"""`--schema FILE`: a JSON Schema that the answer has to fit; `schema_check.py` does the checking.
+"""A JSON Schema that the answer has to fit; `schema_check.py` does the checking, in a process of its own.
 
 It does not ask the model again: the engine does, with the reason that `accept` gives.
 """
@@ -40,17 +40,25 @@ class AnswerSchema:
         except OSError as error:
             raise UsageError(f"The schema {path} cannot be read.", f"{error.strerror}.") from None
         if data is None:
-            _refuse(
-                path, f"It has more than {MAX_SCHEMA_BYTES // 1024} KiB, and the root model has to read it."
-            )
+            why = f"It has more than {MAX_SCHEMA_BYTES // 1024} KiB, and the root model has to read it."
+            _refuse(str(path), why)
         try:
             schema = json.loads(data)
         except (ValueError, RecursionError) as error:
-            _refuse(path, f"It is not JSON: {error}.")
+            _refuse(str(path), f"It is not JSON: {error}.")
+        return cls.of(schema, name=str(path))
+
+    @classmethod
+    def of(cls, schema: object, *, name: str) -> "AnswerSchema":
+        """The same of JSON that was read already; `name` is what an error calls it. Raises `UsageError`."""
         if not isinstance(schema, dict):
-            _refuse(path, "It is JSON, but not an object.")
-        if why := _check(schema, [])["schema"]:
-            _refuse(path, why)
+            _refuse(name, "It is JSON, but not an object.")
+        try:
+            why = _check(schema, [])["schema"]
+        except (TypeError, ValueError) as error:
+            why = f"It is not JSON: {error}."
+        if why:
+            _refuse(name, why)
         return cls(schema)
 
     @property
@@ -100,6 +108,6 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _refuse(path: Path, why: str) -> NoReturn:
+def _refuse(name: str, why: str) -> NoReturn:
     hint = 'A schema says what the answer looks like: {"type": "object", "properties": {…}}'
-    raise UsageError(f"{path} cannot be used as a JSON Schema.", why, hint=hint)
+    raise UsageError(f"{name} cannot be used as a JSON Schema.", why, hint=hint)

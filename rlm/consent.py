@@ -125,6 +125,17 @@ class Consent:
             for path in (real, *real.parents)
         )
 
+    def folder_of(self, real: Path) -> Path | None:
+        """The folder whose other files a yes to this file may cover too.
+
+        None where there is none: a folder covers what is below it by itself, a sensitive file needs a yes of
+        its own, and a sensitive folder (the home folder, say) is too much for a question about one file.
+        """
+        folder = real.parent
+        if real.is_dir() or self.sensitive(real) or self.sensitive(folder) or folder == folder.parent:
+            return None
+        return None if refusal(folder, state_dir=self._state_dir) else folder
+
     def add(self, real: Path) -> None:
         """The user said yes to this real path and all below it."""
         self._agreed.add(real)

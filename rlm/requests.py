@@ -20,9 +20,17 @@ from rlm.events import AskConsent, Event
 from rlm.ledger import Ledger
 from rlm.ledger_view import Tally
 from rlm.protocol import LoadFile, ReadHistory, SubCalls
+from rlm.records import ConsentGiven
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
+from rlm.state import State
 from rlm.subcalls import ChildTask, SubCallServer
+
+
+def agree_to_folder(folder: Path, consent: Consent, state: State) -> None:
+    """The user said yes to all that is in this folder, in this session and in those that follow."""
+    state.append(ConsentGiven(path=str(folder)))
+    consent.add(folder)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -51,6 +51,8 @@ class Session:
     models: Models
     cwd: Path
     asks: bool = False
+    loads_typed_paths: bool = True
+    """A path in a question is loaded: whoever typed the question agrees to it."""
 
     sandbox: Sandbox = field(init=False)
     consent: Consent = field(init=False)
@@ -232,8 +234,9 @@ class Session:
         )
 
     def _load_documents(self, question: str) -> None:
-        if typed := [path for path in paths_in_question(question, self.cwd) if not self._is_loaded(path)]:
-            self.load([str(path) for path in typed])
+        typed = paths_in_question(question, self.cwd) if self.loads_typed_paths else []
+        if unloaded := [str(path) for path in typed if not self._is_loaded(path)]:
+            self.load(unloaded)
         self._refresh()
 
     async def _ask_how_to_go_on(self, step: int) -> Resume:

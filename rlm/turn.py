@@ -114,6 +114,7 @@ class TurnRun:
         self.load_documents(self.question)
         await self.sandbox.start()
         server = self.requests.server = self._sub_calls()
+        self.requests.config = self.config  # which /model and /sub-model may have changed
         self.sandbox.paid_calls = lambda: self._ledger.usage.sub_calls
         room = await asyncio.to_thread(room_for_earlier, self.root)
         engine = Engine(

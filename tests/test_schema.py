@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlm.cli import schema
-from rlm.cli.schema import AnswerSchema
+from rlm import answer_schema
+from rlm.answer_schema import AnswerSchema
 from rlm.errors import UsageError
 
 REFUSED = {
@@ -96,6 +96,6 @@ def test_reasons_stay_short(tmp_path: Path) -> None:
 
 def test_a_pattern_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = read({"type": "string", "pattern": "^(a+)+$"}, tmp_path)
-    monkeypatch.setattr(schema, "CHECK_S", 1.0)
+    monkeypatch.setattr(answer_schema, "CHECK_S", 1.0)
     reason = checked.accept("a" * 60 + "!")
     assert reason and "the check takes more than 1 s" in reason

@@ -1,4 +1,4 @@
-"""Asks the user at the terminal: yes or no, and what to do with a dear batch; `--yes` answers by itself.
+"""Asks the user at the terminal what a turn has to ask; `--yes` answers by itself what a yes can answer.
 
 Lines are read by the event loop as the terminal gives them, so that a question can be withdrawn at any
 moment and Ctrl-C stays what it is elsewhere. What to draw before a question is the screen's business.
@@ -15,21 +15,23 @@ from typing import Protocol
 import click
 
 from rlm.cli.options import Options
-from rlm.events import AskBatch, BatchChoice
+from rlm.events import AskBatch, BatchChoice, Resume
 from rlm.ui import ask
 
 
 class Asker(Protocol):
     """Somebody to ask. A cancelled question is withdrawn: nothing waits for its answer."""
 
-    async def yes_no(self, question: str) -> bool: ...
+    async def consent(self, folder: str) -> ask.Agreement: ...
 
     async def batch(self, event: AskBatch) -> BatchChoice: ...
+
+    async def resume(self) -> Resume: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Keyboard:
-    """The user at the terminal. The end of the input (Ctrl-D) is a no, and cancels a batch."""
+    """The user at the terminal. The end of the input (Ctrl-D) is a no, cancels a batch, and stops a turn."""
 
     options: Options
 
@@ -42,6 +44,22 @@ class Keyboard:
                 return word.startswith("y")
             click.echo("Type y or n.", err=True)
         return False
+
+    async def consent(self, folder: str) -> ask.Agreement:
+        """The path is on the screen. `folder` is what else a yes can be given to, empty for nothing."""
+        if self.options.yes:
+            return "once"
+        while (line := await self._line(ask.consent_prompt(folder))) is not None:
+            if agreement := ask.agreement(line, folder):
+                return agreement
+            click.echo(ask.consent_choices_text(folder), err=True)
+        return "no"
+
+    async def resume(self) -> Resume:
+        while (line := await self._line(ask.RESUME_PROMPT)) is not None:
+            if choice := ask.resume(line):
+                return choice
+        return Resume(kind="stop")
 
     async def batch(self, event: AskBatch) -> BatchChoice:
         if self.options.yes:
@@ -56,11 +74,11 @@ class Keyboard:
         return await read_line(prompt) if self.options.interactive else None
 
 
-async def read_line(prompt: str) -> str | None:
+async def read_line(prompt: str, *, forget: bool = True) -> str | None:
     """The line typed at the terminal that stdin is; None at the end of the input.
 
-    What was typed before the question came up does not answer it, and half an answer to a question that is
-    withdrawn does not begin what is typed next.
+    With `forget`, what was typed before the question came up does not answer it, and half an answer to a
+    question that is withdrawn does not begin what is typed next.
     """
     descriptor = sys.stdin.fileno()
     typed = bytearray()
@@ -75,7 +93,8 @@ async def read_line(prompt: str) -> str | None:
         if not data or b"\n" in data:
             whole.set()
 
-    _forget_typed(descriptor)
+    if forget:
+        _forget_typed(descriptor)
     click.echo(prompt, nl=False, err=True)
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, on_input)
@@ -83,7 +102,7 @@ async def read_line(prompt: str) -> str | None:
         await whole.wait()
     finally:
         loop.remove_reader(descriptor)
-        if not whole.is_set():
+        if forget and not whole.is_set():
             _forget_typed(descriptor)
     if b"\n" not in typed:
         click.echo(err=True)

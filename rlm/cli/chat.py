@@ -1,25 +1,30 @@
 """`rlm chat`: one question after another, in one session and one container."""
 
 import asyncio
-import difflib
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlm.cli.chat_commands import COMMANDS, SHOWN_CHARS, WITH_PATHS, Leave, arguments, find
 from rlm.cli.options import Options, common
 from rlm.errors import Interrupted, RlmError
 
 if TYPE_CHECKING:
-    from rlm.session import Session
+    from rlm.cli.ask import Keyboard
+    from rlm.cli.chat_prompt import Prompt
+    from rlm.cli.chat_typing import Typing
+    from rlm.session import Models, Session
+    from rlm.settings import Config
+    from rlm.state import State
     from rlm.ui.console import Console
 
-PROMPT = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 PLAIN_PROMPT = "> "
-SHOWN_CHARS = 200
+NARROW_COLUMNS = 60
+LEAVE_HINT = "Ctrl-D or /quit leaves"
 
 
 @click.command(name="chat", short_help="Ask one question after another.")
@@ -29,7 +34,8 @@ SHOWN_CHARS = 200
 def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
     """Ask one question after another; continues this folder's session unless --new.
 
-    Answers go to stdout. Ctrl-C stops a turn, twice abandons it; Ctrl-D or /quit leaves.
+    Answers go to stdout. What is typed while a turn runs is said to the model; Ctrl-C stops the turn and
+    offers how to go on, twice abandons it. /help lists commands; Ctrl-D or /quit leaves.
     """
     console = options.console()
     config = options.load_config(console)
@@ -37,73 +43,178 @@ def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
     from rlm.cli.load import load
     from rlm.models import close_models, preload
     from rlm.register import begin_session
-    from rlm.session import Session
 
     models = models_of(config)
     preload()
-    with options.state(command="chat") as state:
-        if new:
-            begin_session(state)
-        if files:
-            load(files, state=state, config=config, console=console)
+    with asyncio.Runner() as runner:
+        try:
+            while True:
+                with options.state(command="chat") as state:
+                    if new:
+                        begin_session(state)
+                    if files:
+                        load(files, state=state, config=config, console=console)
+                    leave = runner.run(_talk(options, console, config, models, state))
+                if not leave.reset:
+                    return 0
+                left = state.reset()
+                console.line(f"deleted {state.path}; this is a new beginning")
+                if left:
+                    names = ", ".join(left)
+                    console.note(f"left alone, because they are not this program's: {names}", level="warning")
+                files, new = (), False
+        finally:
+            runner.run(close_models())
 
-        async def talk() -> None:
-            asks = options.interactive
-            session = Session(config=config, state=state, models=models, cwd=Path.cwd(), asks=asks)
-            try:
-                await Chat(session, console, options).run()
-            finally:
-                await session.close()
-                await close_models()
 
-        with asyncio.Runner() as runner:
-            runner.run(talk())
-    return 0
+async def _talk(
+    options: Options, console: "Console", config: "Config", models: "Models", state: "State"
+) -> Leave:
+    from rlm.cli.ask import Keyboard
+    from rlm.session import Session
 
+    def open_session(config: "Config", models: "Models") -> Session:
+        asks = options.interactive
+        return Session(config=config, state=state, models=models, cwd=Path.cwd(), asks=asks)
 
-class Leave(Exception):
-    """The user wants to go."""
+    chat = Chat(open_session(config, models), console, options, Keyboard(options), open_session)
+    try:
+        return await chat.run()
+    finally:
+        await chat.session.close()
 
 
 @dataclass(slots=True)
 class Chat:
+    """One conversation. `models_used`, `turns_asked` and `last_steps` are what completion offers."""
+
     session: "Session"
     console: "Console"
     options: Options
+    asker: "Keyboard"
+    open_session: "Callable[[Config, Models], Session]"
+    models_used: tuple[str, ...] = ()
+    turns_asked: tuple[tuple[int, str], ...] = ()
+    last_steps: int = 0
+    _typing: "Typing | None" = None
+    _prompt: "Prompt | None" = None
+    _bar: tuple[str, ...] = ()
+    _next: str = ""
+    """What was typed too late for the last turn; it stands in the next prompt."""
+    _task: "asyncio.Task[Any] | None" = None
+    _looking: bool = False
+    """A command runs a cell of its own."""
+    _terminated: bool = False
 
-    async def run(self) -> None:
+    async def run(self) -> Leave:
+        """Until the user leaves. Raises `Interrupted` when the program was told to end."""
+        from rlm.cli.conduct import Terminated
+
+        self._task = asyncio.current_task()
         self._welcome()
         read = self._reader()
-        while True:
+        try:
+            while True:
+                try:
+                    await self._take(await read())
+                except (EOFError, Leave) as leave:
+                    return leave if isinstance(leave, Leave) else Leave()
+                except Terminated:
+                    raise
+                except RlmError as error:
+                    self.console.error(error)
+        except asyncio.CancelledError:
+            if not self._terminated:
+                raise
+            raise Terminated("The chat was told to end.", "The session is kept.") from None
+
+    async def _take(self, text: str) -> None:
+        text = text.strip()
+        if not text.startswith("/") or text.startswith("//"):
+            if question := text.removeprefix("/") if text.startswith("//") else text:
+                await self._ask(question)
+            return
+        name, _, argument = text.partition(" ")
+        if further := await self._run_command(name, argument.strip()):
+            await self._ask(further)
+
+    async def _run_command(self, name: str, argument: str) -> str | None:
+        """Raises `Interrupted` when Ctrl-C stopped it."""
+        from rlm.cli.conduct import signals
+
+        run = asyncio.ensure_future(find(name).run(self, argument))
+
+        def interrupt() -> None:
+            if self._looking:
+                self.session.sandbox.interrupt()
+            else:
+                run.cancel()
+
+        with signals(interrupt=interrupt, terminate=self._terminate):
             try:
-                text = (await read()).strip()
-                if text.startswith("/") and not text.startswith("//"):
-                    await self._command(text)
-                elif text:
-                    await self._ask(text.removeprefix("/") if text.startswith("//") else text)
-            except (EOFError, Leave):
-                return
-            except KeyboardInterrupt:
-                self.console.note("Ctrl-D or /quit leaves")
-            except RlmError as error:
-                self.console.error(error)
+                await asyncio.wait([run])
+            finally:
+                run.cancel()  # if it is not done, the chat was told to end
+        if run.cancelled():
+            self.console.line()
+            raise Interrupted(f"{name} was stopped.")
+        return run.result()
 
     async def _ask(self, question: str) -> None:
-        from rlm.cli.ask import Keyboard
-        from rlm.cli.conduct import conduct
+        from rlm.cli.conduct import conduct, signals
 
         try:
             finished = await conduct(
-                self.session, question, console=self.console, asker=Keyboard(self.options)
+                self.session,
+                question,
+                console=self.console,
+                asker=self.asker,
+                chat=self.options.interactive,
+                typing=self._typing,
             )
-        except Interrupted as abandoned:
+        except Interrupted:
             # The namespace of before the turn comes back with the next question.
-            await self.session.sandbox.close()
-            raise abandoned
+            with signals(interrupt=lambda: None, terminate=self._terminate):
+                await self.session.sandbox.close()
+            raise
+        finally:
+            late = [self.session.take_leftover(), self._typing.line.take() if self._typing else ""]
+            self._next = "\n".join(text for text in late if text)
         if finished.answer:
             self.console.answer(Path(finished.answer.path), prose=finished.answer.format == "text")
         if finished.status != "ok":
             self.console.error(RlmError(finished.message, hint=finished.hint))
+
+    # -- what the commands need
+
+    async def begin_anew(self) -> None:
+        """Begin a new session with the documents of this one."""
+        from rlm.register import begin_session
+
+        await self.session.close()
+        begin_session(self.session.state)
+        self.session = self.open_session(self.session.config, self.session.models)
+
+    async def show_variable(self, name: str) -> None:
+        """Look at a variable with a cell of its own; Ctrl-C stops it."""
+        self.console.status("looking at the namespace")
+        self._looking = True
+        try:
+            result = await self.session.sandbox.run_cell(name, lambda text: None)
+        finally:
+            self._looking = False
+            self.console.status("")
+        row = next(row for row in self.session.sandbox.variables if row.name == name)
+        self.console.line(f"{row.name}: {row.type}, {row.size}", style="bold")
+        for line in (result.shown.strip("\n") or result.sentence()).split("\n"):
+            self.console.write(f"  {line}\n")
+
+    def _terminate(self) -> None:
+        self._terminated = True
+        if self._task:
+            self._task.cancel()
+
+    # -- what is shown around a question
 
     def _welcome(self) -> None:
         from rlm.ui.numbers import plural
@@ -124,128 +235,82 @@ class Chat:
         if view.interrupted:
             self.console.note(f"the last turn was not finished: {view.interrupted.question[:SHOWN_CHARS]}")
 
+    def _look(self) -> None:
+        """Gather what the bar and the completion show: they are asked for with every key."""
+        from rlm.ui.numbers import cost_text
+
+        view = self.session.state.view()
+        self.models_used = tuple(view.by_model)
+        self.turns_asked = tuple((turn.ended.turn, turn.question) for turn in view.turns)
+        self.last_steps = view.turns[-1].ended.steps if view.turns else 0
+        names = [document.name for document in self.session.documents]
+        loaded = f"{names[0]} +{len(names) - 1}" if len(names) > 1 else "".join(names) or "no documents"
+        config = self.session.config
+        self._bar = (loaded, f"{config.root.model}, sub {config.sub.model}", cost_text(view.usage))
+
+    def _bar_text(self, columns: int) -> str:
+        facts = self._bar
+        if columns < NARROW_COLUMNS:
+            facts = facts[:1] + facts[-1:]
+        return " · ".join(facts)
+
+    # -- where lines come from
+
     def _reader(self) -> Callable[[], Awaitable[str]]:
-        """Where lines come from: prompt-toolkit on a terminal, plain lines elsewhere."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not self.options.interactive:
+            return self._piped_line
+        if not self.console.movable:
             return self._plain_line
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory
-        from prompt_toolkit.output import create_output
+        from rlm.cli.chat_completion import ChatCompleter
+        from rlm.cli.chat_prompt import Prompt
+        from rlm.cli.chat_typing import Typing
 
-        prompts: PromptSession[str] = PromptSession(
-            history=FileHistory(str(self.session.state.history_path)),
-            output=create_output(stdout=sys.stderr),
-            enable_open_in_editor=True,
+        completer = ChatCompleter(
+            {name: command.summary for name, command in COMMANDS.items()},
+            arguments=lambda name: arguments(self, name),
+            with_paths=WITH_PATHS,
+            cwd=Path.cwd(),
         )
+        history = self.session.state.history_path
+        self._prompt = Prompt(self.console, history=history, completer=completer, bar=self._bar_text)
+        self._typing = Typing(self.console)
+        return self._prompted
 
-        prompt = PROMPT if "utf" in (sys.stderr.encoding or "").lower() else PLAIN_PROMPT
+    async def _prompted(self) -> str:
+        from rlm.cli.conduct import signals
 
-        async def read() -> str:
-            self.console.status("")
-            # Enter sends; a pasted text keeps its line breaks; Ctrl-C at an empty prompt is a hint.
-            return str(await prompts.prompt_async(prompt))
+        assert self._prompt is not None
+        self._look()
+        text, self._next = self._next, ""
+        with signals(interrupt=None, terminate=self._terminate):  # Ctrl-C is a key here
+            return await self._prompt.read(text)
 
-        return read
+    async def _plain_line(self) -> str:
+        """From a terminal whose cursor cannot be moved."""
+        from rlm.cli.ask import read_line
+        from rlm.cli.conduct import signals
+
+        reading = asyncio.create_task(read_line(PLAIN_PROMPT, forget=False))
+
+        def cancel() -> None:
+            reading.cancel()
+
+        with signals(interrupt=cancel, terminate=self._terminate):
+            try:
+                line = await reading
+            except asyncio.CancelledError:
+                if self._terminated:
+                    raise
+                self.console.line()
+                self.console.note(LEAVE_HINT)
+                return ""
+        if line is None:
+            raise EOFError
+        return line
 
     @staticmethod
-    async def _plain_line() -> str:
+    async def _piped_line() -> str:
         line: str = await asyncio.to_thread(sys.stdin.readline)
         if not line:
             raise EOFError
         return line
-
-    async def _command(self, text: str) -> None:
-        name, _, argument = text.partition(" ")
-        slash = COMMANDS.get(name)
-        if slash is None:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            self.console.note(f"there is no {name}{f'; did you mean {near[0]}?' if near else ''} (/help)")
-            return
-        question = slash[0](self, argument.strip())
-        if question:
-            await self._ask(question)
-
-    def _show_taken_back(self, question: str | None) -> None:
-        """Which question it was, and what the namespace is now; None when there was none."""
-        if question is None:
-            self.console.note("there is no question to take back")
-            return
-        names = ", ".join(row.name for row in self.session.sandbox.variables)
-        snapshots = self.session.state.view().snapshots
-        now = f"as turn {snapshots[-1].turn} left them: {names}" if snapshots and names else "none"
-        self.console.line(f"taken back: {question[:SHOWN_CHARS]}")
-        self.console.line(f"variables {now}"[:SHOWN_CHARS])
-
-    # -- slash commands: what one returns is asked
-
-    def help(self, _: str) -> None:
-        """this list"""
-        for name, (_method, summary) in COMMANDS.items():
-            self.console.line(f"{name:<9} {summary}")
-
-    def status(self, _: str) -> None:
-        """documents, variables, session, spend"""
-        from rlm.cli.status import gather, lines
-
-        for line in lines(gather(self.session.state, self.session.config, inside=True)):
-            self.console.line(line)
-
-    def files(self, argument: str) -> None:
-        """the documents; /files PATH loads another"""
-        from rlm.cli.show import document_line
-
-        if argument:
-            self.session.load([argument])
-        texts = self.session.known_texts()
-        for document in self.session.documents:
-            mark = "*" if document.name == self.session.sandbox.active else " "
-            own = [text for text in texts if text.document.name == document.name]
-            self.console.line(f"{mark} {document_line(document, own)}")
-
-    def vars(self, _: str) -> None:
-        """the variables kept in the namespace"""
-        variables = self.session.sandbox.variables
-        for row in variables:
-            self.console.line(f"{row.name}: {row.type}, {row.size}")
-        if not variables:
-            self.console.line("no variables")
-
-    def cost(self, _: str) -> None:
-        """what this session has spent, by model"""
-        from rlm.ui.numbers import usage_text
-
-        view = self.session.state.view()
-        for model, usage in view.by_model.items():
-            self.console.line(f"{model}: {usage_text(usage)}")
-        self.console.line(f"session: {usage_text(view.usage)}")
-
-    def undo(self, _: str) -> None:
-        """take the last question back; variables and documents are those of before it"""
-        last = self.session.state.view().last
-        self.session.undo()
-        self._show_taken_back(last.question if last else None)
-
-    def retry(self, _: str) -> str | None:
-        """take the last question back and ask it again"""
-        question = self.session.retry()
-        self._show_taken_back(question)
-        return question
-
-    def quit(self, _: str) -> None:
-        """leave; the session is kept"""
-        raise Leave
-
-
-COMMANDS: dict[str, tuple[Callable[[Chat, str], str | None], str]] = {
-    f"/{method.__name__}": (method, (method.__doc__ or "").strip())
-    for method in (
-        Chat.help,
-        Chat.status,
-        Chat.files,
-        Chat.vars,
-        Chat.cost,
-        Chat.undo,
-        Chat.retry,
-        Chat.quit,
-    )
-}

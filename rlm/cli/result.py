@@ -16,7 +16,7 @@ from rlm import errors
 from rlm.errors import Interrupted, RlmError, UsageError
 
 if TYPE_CHECKING:
-    from rlm.cli.schema import AnswerSchema
+    from rlm.answer_schema import AnswerSchema
     from rlm.events import TurnFinished, Usage
     from rlm.settings import Limits
 

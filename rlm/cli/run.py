@@ -17,8 +17,8 @@ from rlm.cli.result import Asked, Begun
 from rlm.errors import Interrupted, RlmError, UsageError
 
 if TYPE_CHECKING:
+    from rlm.answer_schema import AnswerSchema
     from rlm.cli.event_lines import EventLines
-    from rlm.cli.schema import AnswerSchema
     from rlm.events import TurnFinished
     from rlm.state import State
     from rlm.ui.console import Console
@@ -270,7 +270,7 @@ def _ask(
 def _schema(path: Path | None) -> "AnswerSchema | None":
     if path is None:
         return None
-    from rlm.cli.schema import AnswerSchema
+    from rlm.answer_schema import AnswerSchema
 
     return AnswerSchema.read(path)
 

@@ -1,14 +1,22 @@
-"""The question before a dear batch: how its price reads, what can be answered, and what an answer means.
+"""What a turn asks its user: how the questions read, what can be answered, and what an answer means.
 
-Text in, text out: nothing is drawn or read here, and whoever holds the keyboard asks.
+They are asked before a dear batch, when code wants to read a path, and after Ctrl-C. Text in, text out:
+nothing is drawn or read here, and whoever holds the keyboard asks.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
-from rlm.events import AskBatch, BatchChoice, BatchPrice
+from rlm.events import AskBatch, BatchChoice, BatchPrice, Resume
 from rlm.ui.batches import Batch
 from rlm.ui.numbers import count, money, price_each, total_tokens_text
 from rlm.ui.sanitise import visible_line
+
+Agreement = Literal["once", "folder", "no"]
+"""To the path that was asked for, to all that is in its folder, or to nothing."""
+
+RESUME_CHOICES = "[a]nswer now, [c]ontinue, [s]top, or type a hint for the model; Ctrl-C again abandons"
+RESUME_PROMPT = "> "
 
 SAMPLE_CALLS = 10
 """How many calls a sample is, unless a number is typed."""
@@ -74,6 +82,43 @@ def choice(text: str, price: BatchPrice) -> BatchChoice | None:
     if not calls:
         return None
     return BatchChoice(kind="sample", calls=calls) if calls < price.calls else BatchChoice(kind="run")
+
+
+def consent_prompt(folder: str) -> str:
+    """The line that waits for a consent. Without a `folder` only the path itself can be agreed to."""
+    whole = f"yes for this [f]older ({visible_line(folder)}), " if folder else ""
+    return f"May it? [y]es once, {whole}[n]o (Enter: no) "
+
+
+def consent_choices_text(folder: str) -> str:
+    """What to type, for somebody who typed something else."""
+    return "Type y, f or n." if folder else "Type y or n."
+
+
+def agreement(text: str, folder: str) -> Agreement | None:
+    """What was typed means this; None when it means nothing. An empty line is a no."""
+    match text.strip().lower():
+        case "" | "n" | "no":
+            return "no"
+        case "y" | "yes" | "once":
+            return "once"
+        case "f" | "folder" if folder:
+            return "folder"
+    return None
+
+
+def resume(text: str) -> Resume | None:
+    """What was typed after Ctrl-C means this: whatever is no choice is a hint. None for an empty line."""
+    match text.strip().lower():
+        case "":
+            return None
+        case "a" | "answer" | "answer now":
+            return Resume(kind="answer")
+        case "c" | "continue":
+            return Resume(kind="continue")
+        case "s" | "stop":
+            return Resume(kind="stop")
+    return Resume(kind="continue", hint=text.strip())
 
 
 def _sample_size(price: BatchPrice) -> int:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from rlm.errors import RlmError
+from rlm.ui.flow import last_columns
 from rlm.ui.layout import laid_out, markdown
-from rlm.ui.sanitise import visible, visible_line
+from rlm.ui.sanitise import columns, visible, visible_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,12 +30,15 @@ Color = Literal["auto", "always", "never"]
 MARKDOWN_MAX_BYTES = 128 * 1024
 """A longer answer is shown as it is written: rich needs up to 14 s for a MiB of Markdown (measured)."""
 REDRAW_S = 0.1
+STATUS_COLUMNS = 12
+"""What the status keeps beside a line that is typed; with less room than that it makes way."""
 PROGRESS_LINE_S = 10.0
 """Off a terminal, no more than one progress line in this time."""
 
 _CHUNK_BYTES = 256 * 1024
 _SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _ERASE_LINE = "\r\x1b[2K"
+_TYPED = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII = str.maketrans(
     {chr(code): "+" for code in range(0x2500, 0x2580)}
@@ -125,6 +129,8 @@ class Console:
         self.verbose = verbose
         self.clock = clock
         self._status = ""
+        self._typed = ""
+        self._held = ""
         self._drawn = ""
         self._drawn_at = -PROGRESS_LINE_S
 
@@ -132,6 +138,20 @@ class Console:
     def is_terminal(self) -> bool:
         """Whether somebody watches stderr."""
         return self._err.is_tty
+
+    @property
+    def movable(self) -> bool:
+        """Whether a line of stderr can be drawn again: it is a terminal, and not a dumb one."""
+        return self._err.movable
+
+    @property
+    def color(self) -> bool:
+        """Whether stderr gets colours."""
+        return self._err.color
+
+    def spelled(self, text: str) -> str:
+        """`text` in characters that stderr can show."""
+        return self._err.spelled(text)
 
     @property
     def width(self) -> int:
@@ -162,7 +182,12 @@ class Console:
     def write(self, text: str, *, style: str = "") -> None:
         """Write a piece of text to stderr. `style` is words of: bold dim red green yellow blue cyan."""
         self._erase()
-        self._err.write(self._styled(visible(text), style))
+        text = self._held + self._styled(visible(text), style)
+        self._held = ""
+        if self._typed:  # whole lines only, so that what is typed has a line of its own
+            whole, newline, self._held = text.rpartition("\n")
+            text = whole + newline
+        self._err.write(text)
 
     def line(self, text: str = "", *, indent: str = "", style: str = "") -> None:
         """Write sentences to stderr, on lines of their own; a terminal gets them wrapped at words."""
@@ -173,6 +198,7 @@ class Console:
     def end_line(self) -> None:
         """Leave stderr at the start of a line."""
         self._erase()
+        self._let_go()
         if not self._err.at_line_start:
             self._err.write("\n")
 
@@ -206,27 +232,55 @@ class Console:
         else:
             self._erase()
 
+    def typed(self, text: str) -> None:
+        """What the user is typing meanwhile; it ends the status line. Needs a terminal that is `movable`."""
+        self._typed = text
+        if not text:
+            self._erase()
+            self._let_go()
+        elif self._drawn or self._err.at_line_start:
+            self._draw()
+
+    def bracketed_paste(self, *, on: bool) -> None:
+        """Have the terminal mark what is pasted, or stop it from doing so."""
+        if self._err.movable:
+            at_line_start = self._err.at_line_start
+            self._err.write("\x1b[?2004h" if on else "\x1b[?2004l")
+            self._err.at_line_start = at_line_start
+
     def tick(self) -> None:
         """Bring the status line up to date, if it is time; call this a few times a second."""
-        if not self._status:
+        if not (self._status or self._typed):
             return
         since_s = self.clock() - self._drawn_at
         if self._err.movable:
             if since_s >= REDRAW_S and (self._drawn or self._err.at_line_start):
-                spinner = _SPINNER[int(self.clock() / REDRAW_S) % len(_SPINNER)]
-                self._draw(f"{spinner} {self._status}")
+                self._draw()
         elif since_s >= PROGRESS_LINE_S and self._drawn != self._status:
             self._drawn, self._drawn_at = self._status, self.clock()
             self.end_line()
             self._err.write(visible_line(self._status) + "\n")
 
-    def _draw(self, text: str) -> None:
+    def _draw(self) -> None:
         # One column stays free: a terminal that wraps early would leave remains of the line behind.
-        spare = 1 if self._err.unicode else len("...")
-        line = visible_line(self._err.spelled(visible_line(text)), max(1, self.width - spare))
+        room = max(1, self.width - (1 if self._err.unicode else len("...")))
+        spinner = _SPINNER[int(self.clock() / REDRAW_S) % len(_SPINNER)]
+        status = self._err.spelled(visible_line(f"{spinner} {self._status}")) if self._status else ""
+        line = visible_line(status, room)
+        if self._typed:
+            typed = self._err.spelled(_TYPED + visible_line(self._typed))
+            left = room - columns(typed) - 1
+            beside = f"{visible_line(status, left)} " if status and left >= STATUS_COLUMNS else ""
+            line = self._err.spelled(beside + last_columns(typed, room))
         if line != self._drawn:
             self._err.write(_ERASE_LINE + line)
             self._drawn, self._drawn_at = line, self.clock()
+
+    def _let_go(self) -> None:
+        """Write what was held back while something was typed."""
+        if self._held:
+            self._err.write(self._held)
+            self._held = ""
 
     def _erase(self) -> None:
         if self._drawn and self._err.movable:

@@ -1,7 +1,7 @@
-"""Text that streams in, fitted to a screen: `Flow` wraps prose at words, `Fold` keeps the first lines.
+"""Text fitted to a screen: `Flow` wraps prose at words as it streams in, `Fold` keeps the first lines.
 
-Both take pieces, however they are cut, and give back what can be written already, made visible. They write
-nothing themselves.
+Both take pieces, however they are cut, and give back what can be written already, made visible. Nothing is
+written here.
 """
 
 import re
@@ -66,11 +66,13 @@ class Fold:
     """Lets the first lines of a text through as they arrive, cut to `width` columns, and counts the rest.
 
     With `most_lines` None everything passes, uncut. What comes out is visible and made of whole lines, so
-    that a status line has a place of its own while a cell prints.
+    that a status line has a place of its own while a cell prints. `more` tells how to see the rest.
     """
 
-    def __init__(self, *, most_lines: int | None, width: int, indent: str = "") -> None:
+    def __init__(self, *, most_lines: int | None, width: int, indent: str = "", more: str = "") -> None:
         self._most_lines = most_lines
+        self._room = width - len(indent)
+        self._more = more
         self._width = None if most_lines is None else width - len(indent)
         self._indent = indent
         self._partial = ""
@@ -91,7 +93,8 @@ class Fold:
         self._partial = ""
         if self._most_lines is None or self._lines <= self._most_lines:
             return last
-        return f"{last}{self._indent}… +{plural(self._lines - self._most_lines, 'line')}\n"
+        hidden = hidden_lines(self._lines - self._most_lines, self._more, self._room)
+        return f"{last}{self._indent}{hidden}\n"
 
     def _line(self, line: str) -> str:
         self._lines += 1
@@ -99,3 +102,20 @@ class Fold:
             return ""
         line = visible_line(line.removesuffix("\r"), self._width)
         return f"{self._indent}{line}\n"
+
+
+def hidden_lines(number: int, more: str, room: int) -> str:
+    """`… +37 lines (/steps 2)`: what was folded, and how to see it where that fits into `room` columns."""
+    folded = f"… +{plural(number, 'line')}"
+    told = f"{folded} ({more})"
+    return told if more and columns(told) <= room else folded
+
+
+def last_columns(text: str, width: int) -> str:
+    """The end of a line that fits into `width` columns, after a … when something is before it."""
+    if columns(text) <= width:
+        return text
+    end = text[-width:]
+    while end and columns(end) > width - 1:
+        end = end[1:]
+    return f"…{end}"

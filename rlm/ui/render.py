@@ -5,11 +5,12 @@ there is a progress line now and then. Answers are not drawn here, and nothing f
 who asks the user about a path is whoever holds the keyboard.
 """
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from rlm.events import (
     AskBatch,
     AskConsent,
+    AskInterrupted,
     CellFinished,
     CellOutput,
     ChildFinished,
@@ -22,6 +23,8 @@ from rlm.events import (
     Reminder,
     ReplyDelta,
     ReplyFinished,
+    Resumed,
+    Said,
     StepStarted,
     SubCallFinished,
     SubCallsFinished,
@@ -31,19 +34,23 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.ui import children
-from rlm.ui.ask import price_lines
+from rlm.ui.ask import RESUME_CHOICES, price_lines
 from rlm.ui.batches import Batch, Batches
 from rlm.ui.children import Children
 from rlm.ui.console import Console
-from rlm.ui.flow import Flow, Fold
+from rlm.ui.flow import Flow, Fold, hidden_lines
 from rlm.ui.numbers import cost_text, count, duration, plural, size, usage_text
 from rlm.ui.sanitise import columns, visible, visible_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 CODE_LINES = 12
 OUTPUT_LINES = 8
 CHILD_LINES = 4
 """What a child RLM's prose, code and output each get."""
 
+SAID = "the model is told: "
 OUTCOMES = {
     "no_answer": "no answer",
     "budget": "budget reached",
@@ -52,14 +59,27 @@ OUTCOMES = {
 }
 """How the last line of a turn names the ways not to be answered."""
 
-_OUT_STYLE = {"ok": "green", "final": "green", "error": "red"}
+OUT_STYLE = {"ok": "green", "final": "green", "error": "red"}
+"""The colour of a cell's end; yellow for what is not here."""
+
+
+def code_block(code: str, console: Console) -> "RenderableType":
+    """Python to print on `console`, highlighted in its colours, long lines wrapped."""
+    from rich.syntax import Syntax
+
+    text = visible(code).strip("\n")
+    return Syntax(text, "python", theme=console.code_theme, background_color="default", word_wrap=True)
 
 
 class Screen:
-    """Shows the events of one command, in order. Call `tick` a few times a second while waiting."""
+    """Shows the events of one command, in order. Call `tick` a few times a second while waiting.
 
-    def __init__(self, console: Console) -> None:
+    `more` is what shows a step in full, with `{step}` for its number: `/steps {step}`; empty for nothing.
+    """
+
+    def __init__(self, console: Console, *, more: str = "") -> None:
         self._console = console
+        self._more = more
         # A log wants the steps only when it was asked for them.
         self._shows_steps = not console.quiet and (console.is_terminal or console.verbose)
         self._step = 0
@@ -76,7 +96,7 @@ class Screen:
             self._status_of_batches()
         self._console.tick()
 
-    def answered(self, event: AskConsent | AskBatch) -> None:
+    def answered(self, event: AskConsent | AskBatch | AskInterrupted) -> None:
         """The question that `event` asked is closed: its time is not the batch's."""
         if isinstance(event, AskBatch):
             self._batches.waited(event.batch, self._console.clock() - self._asked_at_s)
@@ -126,6 +146,14 @@ class Screen:
                     self._status_of_batches()
             case AskBatch():
                 self._ask_batch(event)
+            case AskInterrupted():
+                self._console.status("")
+                self._console.line(RESUME_CHOICES)
+            case Resumed():
+                self._resumed(event)
+            case Said():
+                told = visible_line(event.text, self._room(0) - len(SAID))
+                self._say(SAID + told)
             case TurnFinished():
                 self._turn_finished(event)
             case _:
@@ -190,8 +218,6 @@ class Screen:
         self._console.end_line()
 
     def _draw_code(self, cell: int, code: str, *, depth: int) -> None:
-        from rich.syntax import Syntax
-
         indent = "  " * depth
         lines = visible(code).strip("\n").split("\n")
         most = CHILD_LINES if depth else CODE_LINES
@@ -201,18 +227,10 @@ class Screen:
         if not self._console.verbose:
             lines = [visible_line(line, 3 * self._room(depth)) for line in lines]
         self._console.line(f"In [{cell}]", indent=indent, style="green")
-        self._console.print(
-            Syntax(
-                "\n".join(lines),
-                "python",
-                theme=self._console.code_theme,
-                background_color="default",
-                word_wrap=True,
-            ),
-            indent=f"{indent}  │ ",
-        )
+        self._console.print(code_block("\n".join(lines), self._console), indent=f"{indent}  │ ")
         if hidden:
-            self._console.line(f"… +{plural(hidden, 'line')}", indent=f"{indent}  ", style="dim")
+            told = hidden_lines(hidden, self._how(depth), self._room(depth) - 2)
+            self._console.line(told, indent=f"{indent}  ", style="dim")
 
     def _cell_output(self, event: CellOutput) -> None:
         if event.depth or not self._shows_steps:
@@ -248,7 +266,7 @@ class Screen:
         reason = event.error.strip().rpartition("\n")[2]
         if reason := visible_line(reason, None if self._console.verbose else 3 * room):
             text += f" · {reason}" if columns(f"{text} · {reason}") <= room else f"\n  {reason}"
-        self._say(text, depth=event.depth, style=_OUT_STYLE.get(event.status, "yellow"))
+        self._say(text, depth=event.depth, style=OUT_STYLE.get(event.status, "yellow"))
 
     def _sub_calls_started(self, event: SubCallsStarted) -> None:
         self._batches.start(event, now_s=self._console.clock())
@@ -301,9 +319,18 @@ class Screen:
             listed = ", ".join(f"{visible_line(name)} ({visible_line(reason)})" for name, reason in fresh)
             self._console.note(f"not saved: {listed}")
 
+    def _resumed(self, event: Resumed) -> None:
+        if event.kind == "stop":
+            return
+        self._say("the model is asked for its best answer" if event.kind == "answer" else "going on")
+        self._status("waiting for the model")
+
     def _compacted(self, event: Compacted) -> None:
-        if self._console.verbose:
-            before, after = count(event.before_chars), count(event.after_chars)
+        before, after = count(event.before_chars), count(event.after_chars)
+        if event.what == "steps" and self._shows(event.child):
+            text = f"earlier steps of this turn compacted · {before} to {after} characters"
+            self._say(self._who(event.child) + text, depth=event.depth)
+        elif event.what == "turn" and self._console.verbose:
             self._say(f"turn {event.turn} compacted · {before} to {after} characters")
 
     def _turn_finished(self, event: TurnFinished) -> None:
@@ -345,7 +372,12 @@ class Screen:
             most_lines=None if self._console.verbose else most_lines,
             width=self._console.width,
             indent="  " * (depth + 1),
+            more=self._how(depth),
         )
+
+    def _how(self, depth: int) -> str:
+        """What shows all of what is folded here. The steps of children are in the trace only."""
+        return "" if depth else self._more.format(step=self._step)
 
     def _room(self, depth: int) -> int:
         return max(10, self._console.width - 2 * depth)

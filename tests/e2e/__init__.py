@@ -97,11 +97,15 @@ class Project:
         stdin: int | IO[bytes] = subprocess.DEVNULL,
         stdout: int | IO[bytes] = subprocess.PIPE,
         stderr: int | IO[bytes] = subprocess.PIPE,
+        cold: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a command. `env` adds variables; those that are None are left out."""
+        """Start a command. `env` adds variables; those that are None are left out.
+
+        With `cold` it is a program started anew, as users do; else one is forked that has imported itself.
+        """
         changed = {**self.environ, **(env or {})}
         # What Python itself heeds when it starts needs a start.
-        cold = any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
+        cold = cold or any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
         return (subprocess.Popen if cold else WarmPopen)(
             [sys.executable, str(MAIN), *args],
             cwd=self.folder,
@@ -148,13 +152,17 @@ def prompts(server: ModelServer, model: str = "root") -> list[str]:
 
 @contextlib.contextmanager
 def asleep(
-    project: Project, *options: str, code: str = "", env: Mapping[str, str | None] | None = None
+    project: Project,
+    *options: str,
+    code: str = "",
+    env: Mapping[str, str | None] | None = None,
+    cold: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A `run` in the middle of a turn: its cell has assigned `found`, run `code`, and sleeps."""
     server = project.server
     server.reply("root", cell(f"found = 41\n{code}\nllm_query('Good night.')\nimport time\ntime.sleep(600)"))
     server.reply("sub", "Good night.")
-    with project.popen("run", "Sleep.", *options, env=env) as process:
+    with project.popen("run", "Sleep.", *options, env=env, cold=cold) as process:
         try:
             deadline = time.monotonic() + PATIENCE_S
             while not server.requests_for("sub"):

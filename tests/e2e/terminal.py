@@ -6,12 +6,13 @@ It answers the questions that programs ask of terminals (where is the cursor?), 
 import os
 import struct
 import subprocess
+import termios
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from fcntl import ioctl
 from pty import openpty
-from termios import TIOCSWINSZ
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,8 +26,8 @@ COLUMNS, ROWS = 200, 60
 class _Screen(pyte.HistoryScreen):
     """A screen whose reports go back to the program."""
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(COLUMNS, ROWS, history=10_000)
+    def __init__(self, descriptor: int, columns: int) -> None:
+        super().__init__(columns, ROWS, history=10_000)
         self._descriptor = descriptor
 
     def write_process_input(self, data: str) -> None:
@@ -34,16 +35,22 @@ class _Screen(pyte.HistoryScreen):
 
 
 class Terminal:
-    """`with Terminal(project, "chat") as terminal:` starts the command; leaving kills it if it still runs."""
+    """`with Terminal(project, "chat") as terminal:` starts the command; leaving kills it if it still runs.
 
-    def __init__(self, project: Project, *args: str) -> None:
+    `env` adds variables to those of the project.
+    """
+
+    def __init__(
+        self, project: Project, *args: str, columns: int = COLUMNS, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._columns = columns
         self._master, slave = openpty()
-        ioctl(slave, TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        self._screen = _Screen(self._master)
+        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        self._screen = _Screen(self._master, columns)
         self._stream = pyte.ByteStream(self._screen)
         self._changed = threading.Condition()
         self.process = project.popen(
-            *args, env={"TERM": "xterm-256color"}, stdin=slave, stdout=slave, stderr=slave
+            *args, env={"TERM": "xterm-256color", **(env or {})}, stdin=slave, stdout=slave, stderr=slave
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read)
@@ -76,9 +83,14 @@ class Terminal:
     def _lines(self) -> list[str]:
         return [line.rstrip() for line in self._screen.display]
 
-    @staticmethod
-    def _scrolled(line: Any) -> str:
-        return "".join(line[column].data for column in range(COLUMNS)).rstrip()
+    def _scrolled(self, line: Any) -> str:
+        return "".join(line[column].data for column in range(self._columns)).rstrip()
+
+    def is_cooked(self) -> bool:
+        """Whether the terminal echoes and edits lines, as a shell expects to find it."""
+        flags = termios.tcgetattr(self._master)[3]
+        wanted = termios.ECHO | termios.ICANON | termios.ISIG
+        return bool(flags & wanted == wanted)
 
     def wait_for(self, text: str, *, after: str = "") -> str:
         """Block until `text` is on the screen, below the last `after`; returns what is below that."""

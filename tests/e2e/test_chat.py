@@ -1,5 +1,6 @@
-"""`rlm chat`, as a plain pipe and on a real terminal."""
+"""`rlm chat`, as a plain pipe and on a real terminal; its slash commands. Keys are in `test_keys`."""
 
+import json
 import signal
 
 from tests.e2e import Project, cell, prompts
@@ -57,6 +58,11 @@ def test_a_conversation_on_a_terminal(project: Project, server: ModelServer) -> 
         terminal.wait_for("did you mean /help?", after="/hepl\n")
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for(PROMPT, after="did you mean /help?")
+        terminal.type("/reset\r")
+        terminal.wait_for("(1 turn, 1 document registered)? [y/N]")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("/reset was stopped.")
+        terminal.wait_for(PROMPT, after="/reset was stopped.")
         terminal.type("/quit\r")
         assert terminal.ended() == 0
 
@@ -70,43 +76,98 @@ def test_a_conversation_on_a_terminal(project: Project, server: ModelServer) -> 
         assert terminal.ended() == 0
 
 
-def test_output_shows_while_a_cell_runs_and_ctrl_c_leads_back_to_the_prompt(
-    project: Project, server: ModelServer
-) -> None:
-    server.reply("root", cell("found = 41\nprint('asleep')\nimport time\ntime.sleep(600)"))
-    server.reply("root", cell("FINAL(f'It was {found}.')"))
+def test_slash_commands(project: Project, server: ModelServer) -> None:
+    project.write("a.txt", "one\ntwo\n")
+    long = "\n".join(f"x{number} = {number}" for number in range(30))
+    server.reply(
+        "root", cell(f"words = context.split()\n{long}\nprint('THE END')"), cell("FINAL(len(words))")
+    )
+    server.reply("second", cell("FINAL({'twice': 2 * len(words)})"))
+    server.reply("second", cell("FINAL('/usr')"))
+    project.configure(aliases={"other": {"model": "openai/second"}})
+    lines = [
+        "/helf",
+        "/steps",
+        "How many words?",
+        "/steps",
+        "/steps 1",
+        "/steps 9",
+        "/vars words",
+        "/vars nothing",
+        "/files a.txt",
+        "/trace 1",
+        "/trace x",
+        "/model nobody",
+        "/model anthropic/claude-x",
+        "/model other",
+        "And twice that?",
+        "/memory",
+        "/compact",
+        "//usr is a path, is it not?",
+        "/undo",
+        "/export talk.md",
+        "/export talk.md",
+        "/cost",
+        "/status",
+        "/new",
+        "/vars",
+        "/export",
+        "/reset",
+        "/sub-model",
+        "/quit",
+    ]
 
-    with Terminal(project, "chat") as terminal:
-        terminal.wait_for(PROMPT)
-        terminal.type("Sleep.\r")
-        terminal.wait_for("asleep", after="time.sleep(600)")
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.wait_for(PROMPT, after="Interrupted.")
-        terminal.type("What was it?\r")
-        terminal.wait_for("It was 41.", after="What was it?")
-        terminal.wait_for(PROMPT, after="It was 41.")
-        terminal.type("/quit\r")
-        assert terminal.ended() == 0
+    # The address of the test's server would serve any name: without it a name needs a provider and a key.
+    env = {"RLM_API_BASE": None, "OPENAI_API_BASE": server.url, "ANTHROPIC_API_KEY": None}
+    ended = project.run("chat", "-f", "a.txt", piped="\n".join(lines), env=env)
+
+    first, *second, third = ended.answer.splitlines()
+    assert (first, json.loads("".join(second)), third) == ("2", {"twice": 4}, "/usr")
+    assert [request.model for request in server.requests] == ["root", "root", "second", "second"]
+    assert prompts(server, "second")[1].endswith("/usr is a path, is it not?")
+    told = " ".join(ended.err.split())
+    for text in (
+        "There is no /helf; did you mean /help?",
+        "no step was taken yet",
+        "1 \N{MIDDLE DOT} In [1] ok",
+        "\N{BOX DRAWINGS LIGHT VERTICAL} x29 = 29",
+        "THE END Out [1] ok",
+        "There is no step 9. The last turn has steps 1 to 2.",
+        "words: list, 2 items ['one', 'two']",
+        "There is no variable 'nothing'.",
+        "a.txt 8 B",
+        "turn 1 \N{MIDDLE DOT} ",
+        "'x' is not the number of a turn.",
+        "Nobody is known to serve 'nobody'.",
+        "There is no API key for anthropic/claude-x. ANTHROPIC_API_KEY is not set.",
+        "root model openai/second, sub model openai/sub",
+        "sent with the next question: 2 messages",
+        "earlier turns: ",
+        "taken back: /usr is a path, is it not?",
+        "written to ",
+        "talk.md exists. Nothing is overwritten.",
+        "openai/second: 2 calls",
+        "models openai/second, sub openai/sub",
+        "a new session; the documents stay",
+        "no variables",
+        "There is nothing to export.",
+        "nothing was deleted",
+    ):
+        assert text in told, f"{text!r} is not in:\n{ended.err}"
+    exported = (project.folder / "talk.md").read_text()
+    assert "## Question 1\n\nHow many words?\n\n### Answer\n\n" in exported
+    assert json.loads(exported.partition("And twice that?")[2].split("```")[1].removeprefix("json")) == {
+        "twice": 4
+    }
+    assert "/usr" not in exported, "it was taken back"
 
 
-def test_a_path_that_code_asks_for_is_agreed_to_on_the_terminal(
-    project: Project, server: ModelServer
-) -> None:
-    diary = project.home / "diary.txt"
-    diary.write_text("Dear diary\n")
-    load = cell(f"load_file({str(diary)!r})\nprint('it reads:', context)")
-    server.reply("root", load, load, cell("FINAL(context)"))
+def test_reset_deletes_the_state_and_the_chat_goes_on(project: Project, server: ModelServer) -> None:
+    server.reply("root", cell("kept = 1\nFINAL(kept)"), cell("FINAL('kept' in globals())"))
 
-    with Terminal(project, "chat") as terminal:
-        terminal.wait_for(PROMPT)
-        terminal.type("What is in my diary?\r")
-        terminal.wait_for(f"May the code read {diary}? [y/N]")
-        terminal.type("y\r")
-        terminal.wait_for("Dear diary", after="[y/N]")
-        terminal.wait_for(PROMPT, after="Dear diary")
-        terminal.type("\x04")
-        assert terminal.ended() == 0
+    ended = project.run("chat", "--yes", piped="One?\n/reset\n/status\nStill there?\n")
 
-    _, refused, read = prompts(server)
-    assert "agreed, and there from the next step on" in refused
-    assert "it reads: Dear diary" in read
+    assert ended.answer == "1\nfalse\n"
+    assert "this is a new beginning" in ended.err
+    assert "0 turns" in ended.err.partition("a new beginning")[2]
+    assert len(server.requests[1].json["messages"]) == 2, "the system prompt and the question"

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e import MAIN, Project
 
 NOTHING = dict.fromkeys(("OPENAI_API_KEY", "RLM_API_BASE", "RLM_SUB_API_BASE", "RLM_MODEL", "RLM_SUB_MODEL"))
-NO_KEY = "Set OPENAI_API_KEY in your shell, or in .env here"
+NO_KEY = "Set OPENAI_API_KEY in your shell, or as a line"
 
 FIRST = {
     "rlm": ([], 0, "rlm init meetings.txt"),

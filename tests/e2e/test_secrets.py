@@ -58,7 +58,7 @@ def test_the_key_is_nowhere_in_the_container_nor_in_what_is_kept(
     project: Project, server: ModelServer
 ) -> None:
     canary = {"OPENAI_API_KEY": CANARY, "SOME_OTHER_TOKEN": CANARY}
-    with asleep(project, code=SEARCH, env=canary) as process:
+    with asleep(project, code=SEARCH, env=canary, cold=True) as process:
         assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
         ours = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert CANARY.encode() in ours, "the key is in the orchestrator, or this test shows nothing"

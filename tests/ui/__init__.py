@@ -44,8 +44,8 @@ HOSTILE = {
 }
 ALL_HOSTILE = " ".join(HOSTILE.values())
 
-OURS = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[2K")
-"""Every sequence that may be in a terminal's byte stream: colours, and the erasing of the status line."""
+OURS = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[2K|\x1b\[\?2004[hl]")
+"""All that may be in a terminal's byte stream: colours, erasing the status line, asking for marked pastes."""
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
     "\U000e0000-\U000e007f]"

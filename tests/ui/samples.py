@@ -158,11 +158,16 @@ def finished(status: str = "ok", *, message: str = "", usage: Usage = USAGE) -> 
 
 
 def shown(
-    events: Iterable[Event], *, columns: int = 80, verbose: bool = False, quiet: bool = False
+    events: Iterable[Event],
+    *,
+    columns: int = 80,
+    verbose: bool = False,
+    quiet: bool = False,
+    more: str = "",
 ) -> list[str]:
     """The screen after `events`, one second apart."""
     with Terminal(columns=columns, rows=200, verbose=verbose, quiet=quiet) as terminal:
-        screen = Screen(terminal.console)
+        screen = Screen(terminal.console, more=more)
         for event in events:
             screen.show(event)
             terminal.clock.now_s += 1

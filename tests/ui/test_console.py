@@ -15,6 +15,8 @@ from rlm.ui.console import MARKDOWN_MAX_BYTES, Color, Console, wants_color
 
 from . import ALL_HOSTILE, HOSTILE, Pipes, Terminal, leaks, written
 
+MARK = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+
 
 @pytest.mark.parametrize(
     ("color", "environ", "on_terminal", "on_pipe"),
@@ -266,6 +268,54 @@ def test_the_status_line_waits_for_the_end_of_a_line() -> None:
         assert terminal.shown == ["half a line"]
         terminal.console.tick()
         assert terminal.shown[1][1:] == " working"
+
+
+@pytest.mark.parametrize(
+    ("columns", "typed", "line"),
+    [
+        (60, "only May", f" cell running {MARK} only May"),
+        (60, "one\ntwo \x1b[2J", f" cell running {MARK} one⏎two \\x1b[2J"),
+        (20, "only those of May, all", "… those of May, all"),
+        (20, "漢字漢字漢字漢字漢字", "…字漢字漢字漢字漢字"),
+        (30, "of May", f" cell running {MARK} of May"),
+        (20, "of May", f"{MARK} of May"),
+    ],
+)
+def test_what_is_typed_ends_the_status_line(columns: int, typed: str, line: str) -> None:
+    with Terminal(columns=columns) as terminal:
+        terminal.console.status("cell running")
+        terminal.console.typed(typed)
+        assert terminal.shown[0].removeprefix("⠋").lstrip("⠙⠹⠸⠼⠴⠦⠧⠇⠏") == line
+        terminal.console.line("output")
+        assert terminal.shown == ["output"]
+        terminal.clock.now_s += 1
+        terminal.console.tick()
+        assert terminal.shown[1].endswith(line)
+        terminal.console.typed("")
+        terminal.clock.now_s += 1
+        terminal.console.tick()
+        assert terminal.shown[1][1:] == " cell running"
+        assert leaks(terminal.stream) == []
+
+
+def test_half_a_line_waits_while_something_is_typed() -> None:
+    with Terminal() as terminal:
+        terminal.console.typed("mind")
+        terminal.console.write("one\nhalf a ")
+        terminal.console.tick()
+        assert terminal.shown == ["one"]
+        terminal.clock.now_s += 1
+        terminal.console.tick()
+        assert terminal.shown == ["one", f"{MARK} mind"]
+        terminal.console.write("line\nand ")
+        assert terminal.shown == ["one", "half a line"]
+        terminal.console.typed("")
+        assert terminal.shown == ["one", "half a line", "and"]
+        terminal.console.bracketed_paste(on=True)
+        terminal.console.write("more\n")
+        terminal.console.bracketed_paste(on=False)
+        terminal.console.line("end")
+        assert terminal.shown == ["one", "half a line", "and more", "end"]
 
 
 def test_a_half_line_is_ended_before_the_answer() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlm.events import (
     AskConsent,
+    AskInterrupted,
     CellOutput,
     Compacted,
     Event,
@@ -19,6 +20,9 @@ from rlm.events import (
     Progress,
     Reminder,
     ReplyDelta,
+    Resume,
+    Resumed,
+    Said,
     StepStarted,
     SubCallsFinished,
     TurnStarted,
@@ -112,6 +116,39 @@ def test_a_turn_on_a_narrow_terminal() -> None:
         "(90k cached) · $0.09",
         "· session $0.84",
     ]
+
+
+def test_what_is_folded_tells_how_to_see_it() -> None:
+    lines = shown(turn(), more="/steps {step}")
+    assert "  … +37 lines (/steps 1)" in lines
+    assert "  … +12 lines (/steps 1)" in lines
+    narrow = shown(turn(), columns=20, more="/steps {step}")
+    assert "  … +37 lines" in narrow and "  … +12 lines" in narrow
+
+
+async def test_an_interrupted_turn_goes_on() -> None:
+    answer: asyncio.Future[Resume] = asyncio.get_running_loop().create_future()
+    events: list[Event] = [
+        StepStarted(step=1, max_steps=30),
+        reply(code="x = 1"),
+        cell("interrupted"),
+        AskInterrupted(step=1, answer=answer),
+        Resumed(kind="continue", hint="only May", waited_s=3.0),
+        Said(text="and\nJune " + "x" * 80),
+        Compacted(turn=1, before_chars=90_000, after_chars=9_000, what="steps"),
+        Resumed(kind="answer", hint="", waited_s=3.0),
+        Resumed(kind="stop", hint="", waited_s=3.0),
+    ]
+    assert shown(events, columns=60)[3:] == [
+        "Out [7] interrupted 1.2s",
+        "[a]nswer now, [c]ontinue, [s]top, or type a hint for the",
+        "model; Ctrl-C again abandons",
+        "going on",
+        f"the model is told: and⏎June {'x' * 31}…",
+        "earlier steps of this turn compacted · 90k to 9k characters",
+        "the model is asked for its best answer",
+    ]
+    assert not answer.done()
 
 
 def test_verbose_shows_everything() -> None:
@@ -277,6 +314,7 @@ async def test_nothing_hostile_reaches_terminal_or_log(text: str, verbose: bool)
         child_finished(2, status="error", message=lines),
         ask_batch(replace(PRICE, model=text)),
         AskConsent(path=text, real_path=lines, reason=lines, answer=future),
+        Said(text=lines),
         NamespaceSaved(size_bytes=1, skipped=((text, lines),), duration_s=0.1),
         finished("budget", message=lines),
     ]
