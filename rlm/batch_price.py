@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rlm.calls import SUB_OUTPUT_TOKENS, Call
 from rlm.events import BatchPrice
 from rlm.ledger import Ledger
-from rlm.models import Model, estimate_tokens
+from rlm.models import Model
 
 GUESSED_REPLY_TOKENS = 400
 CALLS_TO_MEASURE = 3
@@ -22,7 +22,7 @@ def price_of(calls: Sequence[Call], *, cached: int, model: Model, ledger: Ledger
     measured = made.sub_calls >= CALLS_TO_MEASURE
     reply_tokens = made.output_tokens / made.sub_calls if measured else GUESSED_REPLY_TOKENS
     reply_tokens = min(reply_tokens, SUB_OUTPUT_TOKENS)
-    input_tokens = sum(estimate_tokens(call.messages) for call in calls)
+    input_tokens = sum(call.input_tokens for call in calls)
     output_tokens = round(len(calls) * reply_tokens)
     price = model.price
     cost_usd = None

@@ -40,13 +40,15 @@ class CallReply:
 class Call:
     """A sub-call to be made: messages for a model, paid by a ledger. `key` is empty without a cache.
 
-    The other fields tell how it goes: `retry_at_s` is a reading of `time.monotonic`.
+    `input_tokens` is an estimate. The other fields tell how it goes: `retry_at_s` is a reading of
+    `time.monotonic`.
     """
 
     model: Model
     messages: Sequence[ChatMessage]
     ledger: Ledger
     key: str = ""
+    input_tokens: int = field(init=False)
     state: Literal["waiting", "running", "retrying"] = "waiting"
     started_s: float = field(default_factory=time.monotonic)
     retry_at_s: float = 0.0
@@ -54,14 +56,17 @@ class Call:
     sent: bool = False
     usage: Usage = field(default_factory=Usage)
 
+    def __post_init__(self) -> None:
+        self.input_tokens = estimate_tokens(self.messages)
 
-def require_fits(messages: Sequence[ChatMessage], model: Model) -> None:
+
+def require_fits(call: Call) -> None:
     """Refuse a prompt that is larger than the model's window. Raises `PromptTooLarge` with both numbers."""
+    model, tokens = call.model, call.input_tokens
     window = model.context_window
-    tokens = estimate_tokens(messages)
     if window is None or tokens <= window:
         return
-    chars = sum(len(message["content"]) for message in messages)
+    chars = sum(len(message["content"]) for message in call.messages)
     raise PromptTooLarge(
         f"The prompt has about {tokens:,} tokens ({chars:,} characters), and {model.name} takes {window:,}.",
         f"It was not sent. Split it, as with chunks(size={window * CHARS_PER_TOKEN:_}), and ask about each.",
@@ -140,7 +145,7 @@ class Caller:
         Calls seldom take all that was reserved for them: what is short now may be there when they land.
         """
         model, ledger = call.model, call.ledger
-        input_tokens = estimate_tokens(call.messages)
+        input_tokens = call.input_tokens
         wanted = min(SUB_OUTPUT_TOKENS, model.max_output_tokens or SUB_OUTPUT_TOKENS)
         while True:
             limit = ledger.affordable_output_tokens(wanted, input_tokens=input_tokens, price=model.price)
@@ -165,6 +170,6 @@ class Caller:
 
 
 def _given_up(call: Call) -> Usage:
-    price, tokens = call.model.price, estimate_tokens(call.messages)
+    price, tokens = call.model.price, call.input_tokens
     cost_usd = None if price is None else price.cost_usd(input_tokens=tokens, output_tokens=0)
     return Usage(calls=1, input_tokens=tokens, cost_usd=cost_usd, estimated=True)

@@ -160,7 +160,7 @@ class SubCallServer:
             for item in items:
                 try:
                     assert item.call
-                    require_fits(item.call.messages, model)
+                    require_fits(item.call)
                     waiting.append(item)
                 except PromptTooLarge as error:
                     batch.fail(item, error)
