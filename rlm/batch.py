@@ -6,6 +6,7 @@ its place. What an item does is handed in; prices are `rlm.batch_price`'s busine
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Item:
         """Stop it; `reason` is what the cell reads."""
         if self.task and not self.task.done():
             self.given_up = reason
+            self.result = ("NoAnswer", reason)  # should it not even have begun
             self.task.cancel()
 
 
@@ -105,20 +107,19 @@ class Batch:
         """Do `work` for each; when this returns, each has its result."""
         room = asyncio.Semaphore(TASKS_AT_ONCE)
 
-        async def one(item: Item) -> None:
-            try:
-                await self._one(item, work)
-            finally:
-                self.active.discard(item)
-                self._own.discard(item)
-                room.release()
+        def ended(item: Item, task: "asyncio.Task[None]") -> None:
+            # Of the task, not in it: one that is cancelled before it began runs nothing of its own.
+            self.active.discard(item)
+            self._own.discard(item)
+            room.release()
 
         async with asyncio.TaskGroup() as group:
             for item in items:
                 await room.acquire()
                 self.active.add(item)
                 self._own.add(item)
-                item.task = group.create_task(one(item))
+                item.task = group.create_task(self._one(item, work))
+                item.task.add_done_callback(functools.partial(ended, item))
 
     def fail(self, item: Item, error: RlmError) -> None:
         """The item has no result but this error."""

@@ -5,15 +5,20 @@ reserves nothing and refuses nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlm.calls import SUB_OUTPUT_TOKENS, Call
-from rlm.events import BatchPrice
+from rlm.events import BatchPrice, Usage
 from rlm.ledger import Ledger
 from rlm.models import Model
 
 GUESSED_REPLY_TOKENS = 400
 CALLS_TO_MEASURE = 3
 """From so many calls of a model on, its replies are not guessed but measured."""
+
+
+GUESSED_CHILD = Usage(calls=4, input_tokens=16_000, output_tokens=2_000)
+"""What a child RLM takes, until one has come back."""
 
 
 def price_of(calls: Sequence[Call], *, cached: int, model: Model, ledger: Ledger) -> BatchPrice:
@@ -27,18 +32,71 @@ def price_of(calls: Sequence[Call], *, cached: int, model: Model, ledger: Ledger
     price = model.price
     cost_usd = None
     if price:
-        cost_usd = price.cost_usd(input_tokens=input_tokens, output_tokens=output_tokens)
-    left_usd, left_tokens = ledger.remaining_usd(), ledger.remaining_tokens(priced=price is not None)
+        # Each by itself: a long call may be charged at another price, and a batch is not one call.
+        each = round(reply_tokens)
+        cost_usd = sum(price.cost_usd(input_tokens=call.input_tokens, output_tokens=each) for call in calls)
+    return _beside_what_is_left(
+        len(calls),
+        cached=cached,
+        model=model,
+        ledger=ledger,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cost_usd=cost_usd,
+        measured=measured,
+    )
+
+
+def price_of_children(count: int, *, model: Model, ledger: Ledger, taken: Usage, finished: int) -> BatchPrice:
+    """The price of `count` child RLMs, when `finished` ones have `taken` so much together."""
+    each, of = (taken, finished) if finished else (GUESSED_CHILD, 1)
+    cost_usd: float | None = None
+    if finished and taken.cost_usd is not None:
+        cost_usd = taken.cost_usd * count / finished
+    elif model.price and not finished:
+        # By step, since each is a call of its own.
+        step_usd = model.price.cost_usd(
+            input_tokens=each.input_tokens // each.calls, output_tokens=each.output_tokens // each.calls
+        )
+        cost_usd = step_usd * each.calls * count
+    price = _beside_what_is_left(
+        count,
+        cached=0,
+        model=model,
+        ledger=ledger,
+        input_tokens=each.input_tokens * count // of,
+        output_tokens=each.output_tokens * count // of,
+        cost_usd=cost_usd,
+        measured=bool(finished),
+    )
+    left_calls = ledger.remaining_sub_calls()
+    if left_calls is None:
+        return price
+    return replace(price, affordable=min(price.affordable, left_calls * of // max(1, each.calls)))
+
+
+def _beside_what_is_left(
+    count: int,
+    *,
+    cached: int,
+    model: Model,
+    ledger: Ledger,
+    input_tokens: int,
+    output_tokens: int,
+    cost_usd: float | None,
+    measured: bool,
+) -> BatchPrice:
+    left_usd, left_tokens = ledger.remaining_usd(), ledger.remaining_tokens(priced=model.price is not None)
     shares = [1.0]
     if cost_usd and left_usd is not None:
         shares.append(left_usd / cost_usd)
     if left_tokens is not None and (tokens := input_tokens + output_tokens):
         shares.append(left_tokens / tokens)
-    affordable = int(len(calls) * min(shares) + 1e-9)
+    affordable = int(count * min(shares) + 1e-9)
     if (left_calls := ledger.remaining_sub_calls()) is not None:
         affordable = min(affordable, left_calls)
     return BatchPrice(
-        calls=len(calls),
+        calls=count,
         cached=cached,
         model=model.name,
         input_tokens=input_tokens,
@@ -51,10 +109,11 @@ def price_of(calls: Sequence[Call], *, cached: int, model: Model, ledger: Ledger
     )
 
 
-def refusal(price: BatchPrice, *, left_calls: int | None) -> str:
+def refusal(price: BatchPrice, *, left_calls: int | None, children: bool = False) -> str:
     """Why a batch that does not fit is not sent, for the model to plan a smaller one."""
-    wants = f"This batch of {price.calls:,} calls to {price.model} was not sent: it"
-    if left_calls is not None and price.calls > left_calls:
+    what = "child RLMs by" if children else "calls to"
+    wants = f"This batch of {price.calls:,} {what} {price.model} was not sent: it"
+    if left_calls is not None and price.affordable == left_calls < price.calls:
         return f"{wants} is too long. {left_calls:,} sub-calls are left to this question. Plan fewer calls."
     tokens = price.input_tokens + price.output_tokens
     if price.left_tokens is not None and tokens > price.left_tokens:
@@ -62,7 +121,7 @@ def refusal(price: BatchPrice, *, left_calls: int | None) -> str:
     else:
         cost, left = f"cost about {_usd(price.cost_usd or 0.0)}", _usd(price.left_usd or 0.0)
     return (
-        f"{wants} would {cost}, and {left} is left: enough for about {price.affordable:,} of these calls. "
+        f"{wants} would {cost}, and {left} is left: enough for about {price.affordable:,} of them. "
         "Plan fewer or shorter calls: filter in Python first, or read a sample."
     )
 

@@ -17,7 +17,7 @@ from rlm.errors import ModelError, NoAnswer, PromptTooLarge
 from rlm.events import Usage
 from rlm.ledger import Ledger, Reservation
 from rlm.model_errors import no_reply
-from rlm.models import CHARS_PER_TOKEN, ChatMessage, Model, ModelReply, estimate_tokens
+from rlm.models import ChatMessage, Model, ModelReply, estimate_tokens
 from rlm.retry import Retry
 from rlm.single_flight import SingleFlight
 
@@ -67,9 +67,10 @@ def require_fits(call: Call) -> None:
     if window is None or tokens <= window:
         return
     chars = sum(len(message["content"]) for message in call.messages)
+    size = chars * window * 3 // (tokens * 4)
     raise PromptTooLarge(
         f"The prompt has about {tokens:,} tokens ({chars:,} characters), and {model.name} takes {window:,}.",
-        f"It was not sent. Split it, as with chunks(size={window * CHARS_PER_TOKEN:_}), and ask about each.",
+        f"It was not sent. Split it, as with chunks(size={size:_}), and ask about each.",
     )
 
 
@@ -124,16 +125,16 @@ class Caller:
         with self._flying():
             try:
                 reply = await call.model.complete(call.messages, max_output_tokens=limit)
-            except asyncio.CancelledError:
-                # It was sent, and may well be charged for.
-                call.usage = _given_up(call)
-                call.ledger.settle(reservation, call.usage)
-                raise
-            except BaseException:
-                call.ledger.release(reservation)
+            except BaseException as error:
+                # What we gave up waiting for was sent, and may well be charged for.
+                if isinstance(error, asyncio.CancelledError) or getattr(error, "given_up", False):
+                    call.usage += _given_up(call)
+                    call.ledger.settle(reservation, _given_up(call))
+                else:
+                    call.ledger.release(reservation)
                 raise
             call.ledger.settle(reservation, reply.usage)
-        call.sent, call.usage = True, reply.usage
+        call.sent, call.usage = True, call.usage + reply.usage
         # Nothing is awaited once the reply is there: what was paid for is kept before anybody gets it.
         if self.cache:
             self.cache.keep(call.key, reply)

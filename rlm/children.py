@@ -70,6 +70,7 @@ class ChildRun:
     emit: Callable[[Event], None]
     ledger: Tally
     timeout_s: float
+    on_engine: Callable[[Engine], None] = lambda engine: None
 
     async def answer(self, serve: Serve) -> str:
         """Run it to its end; `serve` answers its requests. Raises `RlmError` when it has no full answer."""
@@ -131,6 +132,7 @@ class ChildRun:
                 child=self.task.child,
                 turn=self.sandbox.turn,
             )
+            self.on_engine(engine)
             return await engine.run(
                 prompts.fill(
                     "question",

@@ -5,13 +5,35 @@ It stops nothing: whoever waits decides what happens then.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 SETTLE_S = 15.0
 """Once the time is up, calls under way have so long to come back."""
+ASKED_TICK_S = 1.0
 TICK_S = 0.5
 """How late a deadline that was moved closer may be noticed."""
+
+
+T = TypeVar("T")
+
+
+async def answered(question: "asyncio.Future[T]", extend: Callable[[float], None]) -> T:
+    """What the user answers; the time that takes is given back through `extend`, as it passes.
+
+    A question that nobody waits for any more is taken back: it is cancelled.
+    """
+    asked_s = time.monotonic()
+    try:
+        while not question.done():
+            await asyncio.wait([question], timeout=ASKED_TICK_S)
+            now_s = time.monotonic()
+            extend(now_s - asked_s)
+            asked_s = now_s
+        return question.result()
+    finally:
+        question.cancel()
 
 
 @dataclass(slots=True)

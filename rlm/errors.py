@@ -76,8 +76,10 @@ class ModelError(RlmError):
         hint: str = "",
         retryable: bool = False,
         retry_after_s: float | None = None,
+        given_up: bool = False,
     ) -> None:
         super().__init__(what, why, hint=hint)
+        self.given_up = given_up
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 

@@ -206,6 +206,11 @@ class Ledger:
         return len(self._open)
 
     @property
+    def any_under_way(self) -> bool:
+        """Whether a call of anybody in the question has money set aside that may come back."""
+        return bool(self._open)
+
+    @property
     def reserved_usd(self) -> float:
         """Set aside for calls under way."""
         return sum(reservation.cost_usd or 0.0 for reservation in self._open)

@@ -42,8 +42,7 @@ class Tally(Ledger):
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 price=price,
-                sub_call=sub_call,
-                final=final,
+                sub_call=True,  # what a child says itself is one, too
             )
         except BudgetReached:
             self.refused += sub_call
@@ -77,14 +76,18 @@ class Tally(Ledger):
         return len(self._mine)
 
     @property
+    def any_under_way(self) -> bool:
+        return self._shared.any_under_way
+
+    @property
     def reserved_usd(self) -> float:
         return sum(reservation.cost_usd or 0.0 for reservation in self._mine)
 
     def remaining_usd(self, *, final: bool = False) -> float | None:
-        return self._shared.remaining_usd(final=final)
+        return self._shared.remaining_usd()
 
     def remaining_tokens(self, *, final: bool = False, priced: bool = False) -> int | None:
-        return self._shared.remaining_tokens(final=final, priced=priced)
+        return self._shared.remaining_tokens(priced=priced)
 
     def remaining_sub_calls(self) -> int | None:
         return self._shared.remaining_sub_calls()
@@ -92,6 +95,4 @@ class Tally(Ledger):
     def affordable_output_tokens(
         self, limit: int, *, input_tokens: int, price: Price | None, final: bool = False
     ) -> int:
-        return self._shared.affordable_output_tokens(
-            limit, input_tokens=input_tokens, price=price, final=final
-        )
+        return self._shared.affordable_output_tokens(limit, input_tokens=input_tokens, price=price)

@@ -126,6 +126,7 @@ def timed_out(model: str, timeout_s: float) -> ModelError:
         f"Nothing came for {timeout_s:g} s.",
         hint="Try again, or ask for less at a time.",
         retryable=True,
+        given_up=True,
     )
 
 

@@ -56,6 +56,16 @@ class MessageAdded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSpent:
+    """What the turn under way has taken so far: it counts when the turn never ends."""
+
+    turn: int
+    usage: Usage
+    by_model: dict[str, Usage]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """`status` as in `events.TurnFinished`; `answer` is a file name in `answers/`, None without one.
 
@@ -128,6 +138,7 @@ Record = (
     | DocumentsSet
     | ConsentGiven
     | TurnBegan
+    | TurnSpent
     | MessageAdded
     | TurnEnded
     | TurnsCompacted
@@ -142,6 +153,7 @@ _KINDS: dict[object, type[Record]] = {
         DocumentsSet,
         ConsentGiven,
         TurnBegan,
+        TurnSpent,
         MessageAdded,
         TurnEnded,
         TurnsCompacted,
@@ -256,6 +268,8 @@ class SessionView:
     _messages: list[MessageAdded] = field(default_factory=list)
     _before: DocumentsSet = DocumentsSet(documents=(), active=None)
     """The documents when `interrupted` began."""
+    _spent: tuple[Usage, dict[str, Usage], float] | None = None
+    """Usage, that by model, and seconds when the turn under way began."""
 
     @classmethod
     def fold(cls, records: Iterable[Record]) -> "SessionView":
@@ -286,8 +300,11 @@ class SessionView:
             case TurnBegan():
                 self.interrupted = record
                 self._before = self._documents
+                self._spent = (self.usage, dict(self.by_model), self.seconds)
                 self._messages.clear()
                 self._count(record.turn)
+            case TurnSpent():
+                self._spend(record)
             case MessageAdded():
                 self._messages.append(record)
                 self._count(record.turn)
@@ -347,6 +364,7 @@ class SessionView:
         self.usage = Usage()
         self.by_model.clear()
         self.seconds = 0.0
+        self._spent = None
         self.snapshots.clear()
         self._messages.clear()
 
@@ -365,10 +383,17 @@ class SessionView:
         self.interrupted = None
         self._messages.clear()
         self._count(record.turn)
-        self.usage += record.usage
-        self.seconds += record.duration_s
-        for model, usage in record.by_model.items():
-            self.by_model[model] = self.by_model.get(model, Usage()) + usage
+        self._spend(record)
+        self._spent = None
+
+    def _spend(self, record: TurnSpent | TurnEnded) -> None:
+        """Count what a turn took, in place of what was counted of it before."""
+        usage, by_model, seconds = self._spent or (self.usage, self.by_model, self.seconds)
+        self.usage = usage + record.usage
+        self.seconds = seconds + record.duration_s
+        self.by_model = dict(by_model)
+        for model, taken in record.by_model.items():
+            self.by_model[model] = self.by_model.get(model, Usage()) + taken
 
     def _count(self, turn: int) -> None:
         self.next_turn = max(self.next_turn, turn + 1)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlm.box.namespace import Request, RequestRefused
+from rlm.calls import CallReply
 from rlm.children import TIME_SHARE, ChildRun
 from rlm.consent import Consent
+from rlm.deadline import answered
 from rlm.documents import Document
 from rlm.errors import DocumentError, NoAnswer
 from rlm.events import AskConsent, Event
@@ -50,6 +52,7 @@ class CellRequests:
     server: SubCallServer | None = None
     deadline: Callable[[], float] = lambda: float("inf")
     _deadlines: dict[int, float] = field(default_factory=dict)
+    _clocks: dict[int, Callable[[float], None]] = field(default_factory=dict)
     """Those of the children under way, by their numbers."""
 
     async def serve(
@@ -104,9 +107,9 @@ class CellRequests:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         reason = self.consent.sensitive(real)
         self.emit(AskConsent(path=path, real_path=str(real), reason=reason, answer=answer))
-        return await answer
+        return await answered(answer, self.server.extend) if self.server else await answer
 
-    async def child(self, task: ChildTask) -> str:
+    async def child(self, task: ChildTask) -> CallReply:
         """Run a child RLM with a worker and steps of its own. Raises `RlmError` when it has no full answer.
 
         Its time ends before that of the RLM that asked.
@@ -129,9 +132,18 @@ class CellRequests:
             emit=self.emit,
             ledger=ledger,
             timeout_s=timeout_s,
+            on_engine=lambda engine: self._clocks.update({task.child: engine.extend}),
         )
         self._deadlines[task.child] = now + timeout_s
         try:
-            return await run.answer(serve)
+            return CallReply(await run.answer(serve), ledger.usage)
         finally:
             del self._deadlines[task.child]
+            self._clocks.pop(task.child, None)
+
+    def extend(self, seconds: float) -> None:
+        """Give time back to the children under way, as to the turn: a user took it."""
+        for number in self._deadlines:
+            self._deadlines[number] += seconds
+        for extend in self._clocks.values():
+            extend(seconds)

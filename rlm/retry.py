@@ -29,6 +29,10 @@ START_SPACING_S = 0.004
 """Between two starts, about what a call takes of a processor. Calls that start together come back together,
 and are then worked off together: with 64 at once that cost a sixth of the time."""
 
+SLOWED_SPACING_S, SLOWEST_SPACING_S = 0.05, 1.0
+FASTER = 0.85
+"""After a rate limit starts are twice as far apart, between these; each success brings them closer."""
+
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 Chance = Callable[[], float]
@@ -95,8 +99,9 @@ class Retry:
     ) -> None:
         self.pause = pause or SharedPause(clock=clock, sleep=sleep, chance=chance)
         self.places = asyncio.Semaphore(parallel)
-        self._spacing_s = spacing_s
-        self._next_start_s = float("-inf")
+        self._least_spacing_s = self._spacing_s = spacing_s
+        self._next_start_s = self._slowed_at_s = float("-inf")
+        self._answered = 0
         self._max_attempts = max_attempts
         self._base_s = base_s
         self._max_wait_s = max_wait_s
@@ -121,7 +126,7 @@ class Retry:
         place: AbstractAsyncContextManager[None],
         on_retry: OnRetry | None,
     ) -> T:
-        deadline = float("inf")
+        deadline, failures, answered = float("inf"), 0, self._answered
         for number in itertools.count(1):
             try:
                 async with place:
@@ -129,19 +134,36 @@ class Retry:
                         deadline = self._clock() + self._deadline_s
                     await self._wait_out_pause(deadline)
                     await self._wait_for_turn()
-                    return await attempt()
+                    return await self._paced(attempt)
             except ModelError as error:
                 wait_s = self._wait_s(number, error)
-                if isinstance(error, RateLimited):
+                rate_limited = isinstance(error, RateLimited)
+                if rate_limited:
                     self.pause.hold(wait_s)
-                if not error.retryable or number >= self._max_attempts or self._clock() + wait_s > deadline:
+                # A rate limit says nothing about the call, as long as others get through.
+                failures += not rate_limited or answered == self._answered
+                answered = self._answered
+                if not error.retryable or failures >= self._max_attempts or self._clock() + wait_s > deadline:
                     raise
                 if on_retry:
                     on_retry(number, wait_s, error)
-                rate_limited = isinstance(error, RateLimited)
             if not rate_limited:  # a rate limit is waited out in the pause, with everyone else
                 await self._sleep(wait_s)
         raise AssertionError("unreachable")
+
+    async def _paced(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The attempt; starts go further apart after a rate limit, once for all that began before it."""
+        began_s = self._clock()
+        try:
+            result = await attempt()
+        except RateLimited:
+            if began_s >= self._slowed_at_s:
+                self._slowed_at_s = self._clock()
+                self._spacing_s = min(SLOWEST_SPACING_S, max(SLOWED_SPACING_S, 2 * self._spacing_s))
+            raise
+        self._answered += 1
+        self._spacing_s = max(self._least_spacing_s, self._spacing_s * FASTER)
+        return result
 
     async def _wait_for_turn(self) -> None:
         now_s = self._clock()
@@ -153,7 +175,7 @@ class Retry:
     def _wait_s(self, number: int, error: ModelError) -> float:
         if error.retry_after_s is not None:
             return error.retry_after_s
-        ceiling_s: float = min(self._max_wait_s, self._base_s * 2 ** (number - 1))
+        ceiling_s: float = min(self._max_wait_s, self._base_s * 2 ** min(number - 1, 16))
         return ceiling_s * self._chance()
 
     async def _wait_out_pause(self, deadline: float) -> None:

@@ -15,6 +15,8 @@ from rlm.parse import Reply, ReplyCutter
 from rlm.window import ROOT_OUTPUT_TOKENS, Window
 
 LEAST_OUTPUT_TOKENS = 256
+ENOUGH_OUTPUT_TOKENS = 4_096
+LANDED_TICK_S = 0.1
 AFTER_BLOCK_S = 1.0
 """How long the stream may go on being silent after the block, so that the provider can send its numbers."""
 BROKEN_AGAIN = 2
@@ -84,6 +86,9 @@ class RootCalls:
     async def _request(self, messages: list[ChatMessage], *, final: bool) -> tuple[Reply, ReplyStream]:
         if final:
             messages = what_can_be_paid(self.root, messages, self.ledger, opening=self.window.question_at)
+        # What is short now may be there when the calls of others land; they seldom take all they reserved.
+        while self.ledger.any_under_way and not _enough(self.root, messages, self.ledger, final=final):
+            await self.unless_stopped(asyncio.sleep(LANDED_TICK_S))
         reservation, limit = reserve(self.root, messages, self.ledger, final=final)
         cutter = ReplyCutter()
         stream = self.root.stream(messages, max_output_tokens=limit)
@@ -167,6 +172,14 @@ def as_said(reply: Reply) -> str:
     if reply.code is None:
         return reply.prose
     return f"{reply.prose}\n\n```repl\n{reply.code.rstrip()}\n```".strip()
+
+
+def _enough(root: Model, messages: Sequence[ChatMessage], ledger: Ledger, *, final: bool) -> bool:
+    most = min(ENOUGH_OUTPUT_TOKENS, root.max_output_tokens or ENOUGH_OUTPUT_TOKENS)
+    affordable = ledger.affordable_output_tokens(
+        most, input_tokens=estimate_tokens(messages), price=root.price, final=final
+    )
+    return affordable >= most
 
 
 def _affordable(root: Model, messages: Sequence[ChatMessage], ledger: Ledger) -> bool:

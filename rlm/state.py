@@ -21,7 +21,7 @@ from rlm.blobs import DIGEST, Arriving, Blobs
 from rlm.lock import FolderLock, Holder, timestamp
 from rlm.log import Log, NewFile, sync_folder, writing
 from rlm.ownership import FRAME, check_format, claim, raise_format
-from rlm.records import MessageAdded, Record, SessionView, from_json, to_json
+from rlm.records import MessageAdded, Record, SessionView, TurnSpent, from_json, to_json
 from rlm.snapshots import (
     LIMIT_BYTES,
     Damaged,
@@ -113,9 +113,12 @@ class State:
         return self._lock.holder()
 
     def append(self, record: Record) -> None:
-        """Add a record to the session, durably, but for messages: those go with the next other one."""
+        """Add a record to the session, durably, but for messages and what was spent on the way.
+
+        Those go with the next other one.
+        """
         self._lock.require()
-        self.session.append(to_json(record), durable=not isinstance(record, MessageAdded))
+        self.session.append(to_json(record), durable=not isinstance(record, MessageAdded | TurnSpent))
         if self._view:
             self._view.add(record)
 

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rlm.batch import Batch, Item
-from rlm.batch_price import price_of, refusal
+from rlm.batch import Batch, Item, Work
+from rlm.batch_price import price_of, price_of_children, refusal
 from rlm.box.namespace import RequestRefused
 from rlm.call_cache import CallCache, call_key
 from rlm.calls import Call, Caller, CallReply, require_fits
-from rlm.deadline import SETTLE_S
+from rlm.deadline import SETTLE_S, answered
 from rlm.errors import ConfigError, PromptTooLarge
 from rlm.events import AskBatch, BatchChoice, BatchPrice, Event, Usage
 from rlm.ledger import Ledger
@@ -28,7 +28,6 @@ from rlm.retry import Retry
 from rlm.settings import ModelConfig
 
 MOST_PROMPTS = 100_000
-ASKED_TICK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +51,9 @@ class ChildTask:
 
 
 class Child(Protocol):
-    """Runs a child RLM and returns its answer. Raises `RlmError`."""
+    """Runs a child RLM; its answer, and what it took. Raises `RlmError`."""
 
-    def __call__(self, task: ChildTask) -> Awaitable[str]: ...
+    def __call__(self, task: ChildTask) -> Awaitable[CallReply]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +92,9 @@ class SubCallServer:
     _children: "defaultdict[int, asyncio.Semaphore]" = field(init=False)
     _active: set[Item] = field(default_factory=set)
     _closed: str = ""
+    _taken: Usage = field(default_factory=Usage)
+    """What child RLMs took that have finished; `_finished` is how many."""
+    _finished: int = 0
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _batches: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     _child_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -164,7 +166,9 @@ class SubCallServer:
                     waiting.append(item)
                 except PromptTooLarge as error:
                     batch.fail(item, error)
-            await self._send_as_agreed(batch, waiting, model, asker)
+            await self._send_as_agreed(
+                batch, waiting, lambda left: self._price(left, model, asker), self._answer, asker
+            )
         return [item.result for item in items]
 
     def _items(
@@ -189,19 +193,26 @@ class SubCallServer:
             to_send = calls
         return price_of(to_send, cached=len(calls) - len(to_send), model=model, ledger=asker.ledger)
 
-    async def _send_as_agreed(self, batch: Batch, items: Sequence[Item], model: Model, asker: Asker) -> None:
+    async def _send_as_agreed(
+        self,
+        batch: Batch,
+        items: Sequence[Item],
+        price_of_them: Callable[[Sequence[Item]], BatchPrice],
+        work: Work,
+        asker: Asker,
+    ) -> None:
         """Send all, or as many as the user agrees to; the others keep the result that they were not."""
         sent = 0
         while sent < len(items):
             left = items[sent:]
-            price = self._price(left, model, asker)
+            price = price_of_them(left)
             dear = self.asks and (price.cost_usd or 0.0) > self.confirm_above_usd
             if dear or (sent and price.calls):
                 choice = await self._ask_user(batch, price, sampled=sent)
             else:
                 left_calls = asker.ledger.remaining_sub_calls()
                 if len(items) > 1 and price.affordable < price.calls:
-                    raise RequestRefused(refusal(price, left_calls=left_calls))
+                    raise RequestRefused(refusal(price, left_calls=left_calls, children=batch.recursive))
                 choice = BatchChoice(kind="run")
             if choice.kind == "cancel":
                 if not sent:
@@ -212,7 +223,7 @@ class SubCallServer:
                     item.result = ("NotSent", "The user stopped the batch here.")
                 return
             count = len(left) if choice.kind == "run" else max(1, choice.calls)
-            await batch.send(left[:count], self._answer)
+            await batch.send(left[:count], work)
             sent += count
 
     async def _answer(self, item: Item) -> CallReply:
@@ -232,16 +243,7 @@ class SubCallServer:
                     child=batch.child,
                 )
             )
-            asked = time.monotonic()
-            try:
-                while not answer.done():
-                    await asyncio.wait([answer], timeout=ASKED_TICK_S)
-                    now = time.monotonic()
-                    self.extend(now - asked)
-                    asked = now
-                return answer.result()
-            finally:
-                answer.cancel()  # a question that nobody waits for is taken back
+            return await answered(answer, self.extend)
 
     # -- children
 
@@ -259,7 +261,7 @@ class SubCallServer:
             query, piece, context = tasks[item.index]
             async with places:
                 item.running, item.started_s = True, time.monotonic()
-                answer = await self.child(
+                reply = await self.child(
                     ChildTask(
                         child=item.child,
                         parent=asker.child,
@@ -273,10 +275,17 @@ class SubCallServer:
                         ledger=asker.ledger,
                     )
                 )
-                return CallReply(answer, Usage())
+                self._taken += reply.usage
+                self._finished += 1
+                return reply
 
-        async with batch.open(None):
-            await batch.send(items, run)
+        def price_of_them(left: Sequence[Item]) -> BatchPrice:
+            return price_of_children(
+                len(left), model=model, ledger=asker.ledger, taken=self._taken, finished=self._finished
+            )
+
+        async with batch.open(price_of_them(items).cost_usd):
+            await self._send_as_agreed(batch, items, price_of_them, run, asker)
         return [item.result for item in items]
 
     def _batch(self, asker: Asker, model: Model, total: int, *, recursive: bool = False) -> Batch:

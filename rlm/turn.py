@@ -18,12 +18,20 @@ from rlm.caps import bounds_for, ledger_for, require_first_reply
 from rlm.children import share_of
 from rlm.engine import Engine, Outcome
 from rlm.errors import NoAnswer, RlmError, SandboxLost, StateError
-from rlm.events import Answer, Compacted, Event, TurnFinished, TurnStarted
+from rlm.events import (
+    Answer,
+    Compacted,
+    Event,
+    ReplyFinished,
+    SubCallFinished,
+    TurnFinished,
+    TurnStarted,
+)
 from rlm.ledger import Ledger
 from rlm.line_counts import LineCounts
 from rlm.models import ChatMessage, Model
 from rlm.opening import LISTED_DOCUMENTS, opening
-from rlm.records import MessageAdded, SessionView, TurnBegan, TurnEnded, TurnUndone
+from rlm.records import MessageAdded, SessionView, TurnBegan, TurnEnded, TurnSpent, TurnUndone
 from rlm.requests import CellRequests
 from rlm.retry import Retry
 from rlm.root_calls import chars
@@ -34,6 +42,8 @@ from rlm.subcalls import SubCallServer
 from rlm.user_input import UserInput
 from rlm.window import limit_tokens
 
+SPEND_RECORDED_S = 1.0
+"""What was spent is put on record so soon after calls have come back."""
 EARLIER_PART = 2
 """Earlier turns may take one part in so many of what can be sent."""
 
@@ -71,6 +81,7 @@ class TurnRun:
     _turn: int = field(init=False)
     _ledger: Ledger = field(init=False)
     _messages: list[ChatMessage] = field(default_factory=list)
+    _recording: asyncio.TimerHandle | None = None
     _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -122,7 +133,7 @@ class TurnRun:
             cells=self.sandbox,
             ledger=self._ledger,
             bounds=bounds,
-            emit=self.emit,
+            emit=self._tell,
             messages=self._beginning(room),
             on_message=self._keep,
             accept=self.accepts.value,
@@ -132,7 +143,12 @@ class TurnRun:
             earlier=self._conversation(0),
             turn=self._turn,
         )
-        server.extend = engine.extend
+
+        def extend(seconds: float) -> None:
+            engine.extend(seconds)
+            self.requests.extend(seconds)
+
+        server.extend = extend
         self.requests.deadline = lambda: engine.deadline_s
         text = await self._opening()
         self.engine = engine
@@ -153,7 +169,7 @@ class TurnRun:
             max_children=share_of(self.config).at_once,
             confirm_above_usd=limits.confirm_above_usd,
             asks=self.asks,
-            emit=self.emit,
+            emit=self._tell,
             cache=self.calls,
             child=self.requests.child,
         )
@@ -181,6 +197,26 @@ class TurnRun:
         sandbox.notes.clear()
         self.lines.count_rest(texts)
         return text
+
+    def _tell(self, event: Event) -> None:
+        """Pass it on; when calls have come back, see that what was spent is put on record soon."""
+        self.emit(event)
+        if isinstance(event, ReplyFinished | SubCallFinished) and self._recording is None:
+            loop = asyncio.get_running_loop()
+            self._recording = loop.call_later(SPEND_RECORDED_S, self._record_spend)
+
+    def _record_spend(self) -> None:
+        """Should the turn never end, this counts."""
+        self._recording = None
+        with contextlib.suppress(StateError):
+            self.state.append(
+                TurnSpent(
+                    turn=self._turn,
+                    usage=self._ledger.usage,
+                    by_model=self._ledger.by_model(),
+                    duration_s=self._duration_s,
+                )
+            )
 
     def _keep(self, message: ChatMessage) -> None:
         self._messages.append(message)
@@ -251,6 +287,9 @@ class TurnRun:
         summary: str = "",
         brief: str = "",
     ) -> None:
+        if self._recording:
+            self._recording.cancel()
+            self._recording = None
         self.state.append(
             TurnEnded(
                 turn=self._turn,

@@ -4,7 +4,9 @@ A schema is JSON Schema, or shorter a plain dict such as `{"name": str, "year": 
 compiled and applied in the container only; no reference is followed out of it.
 """
 
+import contextlib
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +112,18 @@ def _is_json_schema(schema: Mapping[Any, Any]) -> bool:
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     standard = all(isinstance(name, str) and _NAMES.get(name) == {"type": name} for name in kinds)
-    return standard if "type" in schema else True
+    if "type" in schema:
+        return standard
+    # Without a type, `items` and such are more often names of fields.
+    return all(_is_of_keyword(name, value) for name, value in schema.items())
+
+
+def _is_of_keyword(name: str, value: object) -> bool:
+    if name in ("enum", "anyOf", "oneOf", "allOf"):
+        return isinstance(value, list)
+    if name == "properties":
+        return isinstance(value, Mapping) and all(isinstance(part, bool | Mapping) for part in value.values())
+    return name != "items" or (isinstance(value, Mapping) and _is_json_schema(value))
 
 
 def _of_sequence(schema: Sequence[Any]) -> Schema:
@@ -152,8 +165,9 @@ def _json_in(reply: str) -> Any:
         why = f"it is not JSON ({error})"
     starts = [place for mark in "{[" if (place := text.find(mark)) >= 0]
     if starts:
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return json.JSONDecoder().raw_decode(text, min(starts))[0]
-        except (ValueError, RecursionError):
-            pass
+    if fenced := re.search(r"```[a-zA-Z]*\n(.*?)\n\s*```", text, re.DOTALL):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(fenced[1])
     raise NotFitting(why)

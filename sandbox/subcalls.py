@@ -3,6 +3,7 @@
 Whether a reply fits a schema is decided here; what is sent, bounded and paid is the host's business.
 """
 
+import os
 import re
 import sys
 import threading
@@ -16,9 +17,13 @@ from sandbox.schemas import Form, NotFitting
 
 MAX_PROMPTS = 100_000
 MAX_PROMPT_CHARS = 50_000_000
+MAX_BATCH_BYTES = 200 * 1024 * 1024
+"""The host takes 256 MiB in one request, and ends a sandbox that sends more."""
 MANY_PROMPTS = 100
 TINY_CHARS = 500
 """So many prompts of a cell, so short on average: the model is told to pack them."""
+LONG_CHARS = 10_000
+"""A prompt beyond is nobody's line."""
 
 
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -153,11 +158,14 @@ class SubCaller:
             return []
         if count > MAX_PROMPTS:
             raise ValueError(f"{count:,} prompts in one batch; at most {MAX_PROMPTS:,}")
+        _require_room(sum(map(len, texts)))  # at least; a copy that cannot be sent is not made
+        body = pack_strings(texts)
+        _require_room(len(body))
         self._count(prompts)
         request = self._link.new_request()
         message = SubCalls(request=request, kind=kind, count=count, model=model)
         try:
-            answer = self._link.ask(message, request, [pack_strings(texts)])
+            answer = self._link.ask(message, request, [body])
         except RequestFailed as refused:
             raise SubCallError(str(refused)) from None
         strings = unpack_strings(answer, 2 * count)
@@ -173,9 +181,14 @@ class SubCaller:
 
     def _count(self, prompts: Sequence[str]) -> None:
         """Tell the model when it sends short prompts by the hundred."""
+        short = [prompt for prompt in prompts if len(prompt) <= LONG_CHARS]
+        if not short:
+            return
+        # Instructions that all begin with are not what is asked about.
+        shared = len(os.path.commonprefix([min(short), max(short)])) if len(short) > 1 else 0  # noqa: RUF071
         with self._counting:
-            self._prompts += len(prompts)
-            self._chars += sum(map(len, prompts))
+            self._prompts += len(short)
+            self._chars += sum(map(len, short)) - shared * len(short)
             if self._told or self._prompts < MANY_PROMPTS or self._chars > self._prompts * TINY_CHARS:
                 return
             self._told = True
@@ -184,6 +197,11 @@ class SubCaller:
             "and dear: put many items into one prompt (about 100,000 characters), ask for JSON with one "
             "entry for each, or decide it in Python."
         )
+
+
+def _require_room(size_bytes: int) -> None:
+    if size_bytes > MAX_BATCH_BYTES:
+        raise ValueError(f"a batch of {size_bytes:,} bytes; at most {MAX_BATCH_BYTES:,}: send it in parts")
 
 
 def _result(status: str, text: str) -> Any:

@@ -27,7 +27,7 @@ def test_what_goes_through_counts_for_itself_for_its_asker_and_for_all() -> None
     take(sibling)
     seen = [ledger.usage for ledger in (shared, child, grandchild, sibling)]
     assert [usage.calls for usage in seen] == [4, 2, 1, 1]
-    assert [usage.sub_calls for usage in seen] == [2, 1, 1, 1]
+    assert [usage.sub_calls for usage in seen] == [3, 2, 1, 1], "what a child says itself is a sub-call too"
     assert [usage.cost_usd for usage in seen] == pytest.approx([0.4, 0.2, 0.1, 0.1])
     assert child.by_model().keys() == {"root", "sub"} and sibling.by_model().keys() == {"sub"}
     assert child.usage_of("sub").calls == 2, "how long replies are is known from all"
@@ -49,7 +49,7 @@ def test_no_view_lifts_a_cap() -> None:
     assert longest == [800_000] * 2
     with pytest.raises(BudgetReached, match="does not allow this call"):
         other.reserve("root", input_tokens=0, output_tokens=2_000_000, price=PRICE)
-    assert (other.usage, shared.refused) == (Usage(), 2)
+    assert (other.usage, shared.refused) == (Usage(), 3)
 
 
 def test_reservations_are_told_of_by_those_who_made_them_until_they_end() -> None:

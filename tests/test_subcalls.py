@@ -10,6 +10,7 @@ import pytest
 
 from rlm.box.namespace import RequestRefused
 from rlm.call_cache import CallCache, cache_usage
+from rlm.calls import CallReply
 from rlm.events import (
     AskBatch,
     BatchChoice,
@@ -27,7 +28,7 @@ from rlm.providers import ModelSettings
 from rlm.retry import Retry
 from rlm.settings import Config, ModelConfig
 from rlm.single_flight import SingleFlight
-from rlm.subcalls import SubCallServer
+from rlm.subcalls import ChildTask, SubCallServer
 from tests.model_server import Answer, Fault, Json, ModelServer, Reply, Tokens
 
 # litellm ignores these itself, when imported; pytest takes its filters back after each test.
@@ -66,8 +67,8 @@ async def _closed_connections() -> AsyncIterator[None]:
 class Windowed(LiteLLMModel):
     """A model whose window is known."""
 
-    def __init__(self, settings: ModelSettings, window: int | None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: ModelSettings, window: int | None, *, timeout_s: float) -> None:
+        super().__init__(settings, timeout_s=timeout_s)
         self._window = window
 
     @property
@@ -87,6 +88,8 @@ class Question:
     confirm_above_usd: float = 100.0
     choices: list[BatchChoice] = field(default_factory=list)
     window: int | None = None
+    timeout_s: float = 300.0
+    price: Price = PRICE
     events: list[Event] = field(default_factory=list)
     config: Config = field(init=False)
     ledger: Ledger = field(init=False)
@@ -110,14 +113,16 @@ class Question:
             confirm_above_usd=self.confirm_above_usd,
             asks=bool(self.choices),
             emit=self._heed,
+            max_depth=2,
+            child=Children(),
             cache=cache if self.cached else None,
         )
 
     def _model(self, model: ModelConfig) -> Model:
         settings = ModelSettings(
-            model=model.model, api_base=model.api_base, api_key="k", params=model.params, price=PRICE
+            model=model.model, api_base=model.api_base, api_key="k", params=model.params, price=self.price
         )
-        return Windowed(settings, self.window)
+        return Windowed(settings, self.window, timeout_s=self.timeout_s)
 
     def _heed(self, event: Event) -> None:
         """Keep it, and choose as a user would."""
@@ -134,6 +139,16 @@ class Question:
         request = SubCalls(request=1, kind="llm", count=len(prompts), model=model)
         answer = await self.calls.serve(request, pack_strings([system, *prompts]), depth=0)
         strings = unpack_strings(answer, 2 * len(prompts))
+        return [
+            text if status == "ok" else f"{status}: {text}"
+            for status, text in zip(strings[::2], strings[1::2], strict=True)
+        ]
+
+    async def delegate(self, *queries: str) -> list[str]:
+        """The answers of child RLMs, each failure as `Name: text`."""
+        request = SubCalls(request=1, kind="rlm", count=len(queries), model=None)
+        body = pack_strings([part for query in queries for part in (query, "", "the context")])
+        strings = unpack_strings(await self.calls.serve(request, body, depth=0), 2 * len(queries))
         return [
             text if status == "ok" else f"{status}: {text}"
             for status, text in zip(strings[::2], strings[1::2], strict=True)
@@ -346,7 +361,7 @@ async def test_a_prompt_beyond_the_window_is_not_sent(
     assert sent(server) == ["a", "b"]
     (error,) = [event.error for event in asked.finished() if event.error]
     assert "2,504 tokens (10,000 characters)" in error and "takes 1,000" in error
-    assert "chunks(size=3_000)" in error
+    assert "chunks(size=2_995)" in error
 
 
 async def test_a_batch_that_does_not_fit_is_refused_with_what_is_left(
@@ -483,3 +498,69 @@ async def test_a_call_that_was_cancelled_is_counted_as_far_as_is_known(
     usage = asked.ledger.usage
     assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (7, 0, True)
     assert asked.ledger.reserved_usd == 0
+
+
+async def test_a_call_that_did_not_answer_in_time_is_counted_as_far_as_is_known(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.reply("sub", Fault(how="hang"), Reply("late but good", usage=TOKENS))
+    asked = question(timeout_s=0.3)
+    assert await asked.ask("twelve chars") == ["late but good"]
+    usage = asked.ledger.usage
+    assert (usage.calls, usage.input_tokens, usage.estimated) == (2, 7 + TOKENS.input, True)
+    assert [event.usage.calls for event in asked.finished()] == [2]
+
+
+async def test_many_small_calls_are_not_priced_as_one_large_one(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    server.default("sub", echo)
+    beyond = (1000, Price(input_per_mtok=100.0, output_per_mtok=100.0))
+    asked = question(price=replace(PRICE, beyond=beyond))
+    await asked.ask(*[f"{number:0400}" for number in range(20)])
+    assert asked.estimates() == [pytest.approx(20 * (104 * 1.0 + 400 * 10.0) / 1e6)]
+
+
+# ---- child RLMs
+
+
+class Children:
+    """Stands for child RLMs: each answers its question in capitals, and took `usage`."""
+
+    def __init__(self) -> None:
+        self.usage = Usage(calls=5, sub_calls=5, input_tokens=9_000, output_tokens=900, cost_usd=0.02)
+
+    async def __call__(self, task: ChildTask) -> CallReply:
+        return CallReply(task.query.upper(), self.usage)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answers"),
+    [
+        ([BatchChoice(kind="run")], ["A", "B", "C"]),
+        (
+            [BatchChoice(kind="sample", calls=1), BatchChoice(kind="cancel")],
+            ["A", ANY_ERROR("NotSent"), ANY_ERROR("NotSent")],
+        ),
+    ],
+)
+async def test_children_are_priced_and_asked_about_too(
+    server: ModelServer, question: Callable[..., Question], choices: list[BatchChoice], answers: list[str]
+) -> None:
+    asked = question(confirm_above_usd=0.001, choices=[*choices])
+    assert await asked.delegate("a", "b", "c") == answers
+    first, *more = [event.price for event in asked.events if isinstance(event, AskBatch)]
+    assert (first.calls, first.measured) == (3, False)
+    assert first.cost_usd == pytest.approx(3 * (16_000 * 1.0 + 2_000 * 10.0) / 1e6)
+    for price in more:
+        assert (price.calls, price.measured) == (2, True)
+        assert price.cost_usd == pytest.approx(0.04)
+
+
+async def test_more_children_than_there_is_room_for_are_refused(
+    server: ModelServer, question: Callable[..., Question]
+) -> None:
+    asked = question(caps=Caps(sub_calls=8))
+    with pytest.raises(RequestRefused, match=r"3 child RLMs by openai/sub .* about 2 of them"):
+        await asked.delegate("a", "b", "c")
+    assert await asked.delegate("a", "b") == ["A", "B"]

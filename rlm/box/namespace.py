@@ -468,6 +468,8 @@ class Namespace:
             if not self._closed:
                 self._wire.send(self.channel, protocol.Reply(request=request.request, ok=False))
             raise
+        except Exception as error:  # ours, but the cell must not wait for a reply that never comes
+            return _encoded(f"internal error: {type(error).__name__}: {error}"[:500]), False
 
     def _drop_requests(self) -> None:
         for task in self._requests:

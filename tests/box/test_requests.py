@@ -52,6 +52,7 @@ async def test_prompts_and_replies_of_many_megabytes_arrive_whole(guest: Guest) 
         ("llm_query_batched(['ok', None])", "TypeError: prompts[1] must be a str, not NoneType"),
         ("llm_query_batched(['a'] * 100_001)", "ValueError: 100,001 prompts in one batch; at most 100,000"),
         ("rlm_query_batched(['a', 'b'], ['c'])", "ValueError: 2 prompts but 1 contexts"),
+        ("llm_query_batched(['x' * 2**20] * 201)", "ValueError: a batch of 210,"),
     ],
 )
 async def test_prompt_that_cannot_be_is_refused_and_nothing_sent(guest: Guest, call: str, error: str) -> None:
@@ -100,8 +101,12 @@ async def test_the_same_question_of_each_item(guest: Guest) -> None:
 async def test_short_prompts_by_the_hundred_are_remarked_upon_once_a_cell(guest: Guest) -> None:
     result = await guest.run("for n in range(150): llm_query(f'line {n}')")
     assert result.shown.count("Note: 100 prompts of about 6 characters. That is slow and dear") == 1
-    result = await guest.run("replies = llm_query_batched(['x' * 600] * 150)")
+    result = await guest.run("replies = llm_query_batched([f'{n} ' + 'x' * 600 for n in range(150)])")
     assert result.shown == ""
+    result = await guest.run(
+        "replies = llm_query_batched(['Say yes or no. ' * 50 + str(n) for n in range(150)])"
+    )
+    assert result.shown.startswith("Note: 150 prompts of about 2 characters.")
 
 
 async def test_a_failed_item_is_false_and_says_why_wherever_it_is_shown(guest: Guest) -> None:

@@ -52,9 +52,14 @@ def test_after_a_kill_only_what_is_missing_is_sent_and_paid(priced: Project, ser
             while len(server.requests_for("sub")) < 20 or len(finished(priced)) < 12:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.02)
+            while '"sub_calls":12' not in (priced.folder / ".rlm_state/session.jsonl").read_text():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
         finally:
             process.send_signal(signal.SIGKILL)
             wait(process)
+    spent = priced.run("status", "--json").json["spend"]
+    assert spent["sub_calls"] == 12 and spent["cost_usd"] == pytest.approx(0.12)
     server.requests.clear()
 
     server.default("sub", sub())

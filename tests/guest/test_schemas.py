@@ -36,6 +36,11 @@ from sandbox.schemas import Form, NotFitting, as_json_schema
         (Literal["x", "y"], {"enum": ["x", "y"]}),
         ("number", {"type": "number"}),
         (Any, {}),
+        (
+            {"items": [str]},
+            {"type": "object", "properties": {"items": as_json_schema([str])}, "required": ["items"]},
+        ),
+        ({"items": {"type": "string"}}, {"items": {"type": "string"}}),
     ],
 )
 def test_what_a_schema_means(given: object, schema: object) -> None:
@@ -56,6 +61,7 @@ def test_what_is_no_schema_is_refused(given: object) -> None:
         ('```json\n{"n": 1}\n```', {"n": 1}),
         ('```\n{"n": 1}```', {"n": 1}),
         ('Here it is: {"n": 1}. Anything else?', {"n": 1}),
+        ('As {asked}:\n```json\n{"n": 1}\n```\nDone.', {"n": 1}),
     ],
 )
 def test_a_reply_that_fits(reply: str, value: object) -> None:
