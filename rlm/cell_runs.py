@@ -39,8 +39,8 @@ class CellRuns:
 
     async def run(self, code: str, deadline: Deadline) -> CellResult:
         self.running = True
+        cell = asyncio.ensure_future(self.cells.run_cell(code, self.on_output))
         try:
-            cell = asyncio.ensure_future(self.cells.run_cell(code, self.on_output))
             await deadline.wait(cell)
             if not cell.done():
                 self.on_late()
@@ -50,6 +50,7 @@ class CellRuns:
             return await cell
         finally:
             self.running = False
+            cell.cancel()  # a turn that was abandoned leaves it behind
 
     def interrupt(self) -> None:
         """Stop the cell that runs, if one does; what it assigned is kept."""

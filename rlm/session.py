@@ -16,7 +16,7 @@ from rlm.call_cache import CallCache
 from rlm.consent import Consent, paths_in_question
 from rlm.documents import Document
 from rlm.errors import StateError
-from rlm.events import LIVE_ONLY, AskInterrupted, Compacted, Event, Notice, Resume, to_json
+from rlm.events import LIVE_ONLY, AskInterrupted, Compacted, Event, Notice, Progress, Resume, to_json
 from rlm.line_counts import LineCounts
 from rlm.models import Model
 from rlm.records import SessionView, TurnsCompacted
@@ -233,10 +233,13 @@ class Session:
             asks=self.asks,
         )
 
-    def _load_documents(self, question: str) -> None:
-        typed = paths_in_question(question, self.cwd) if self.loads_typed_paths else []
-        if unloaded := [str(path) for path in typed if not self._is_loaded(path)]:
-            self.load(unloaded)
+    async def _load_documents(self, question: str) -> None:
+        if self.loads_typed_paths:
+            # In threads: a folder of thousands of files takes a while, and Ctrl-C is heard meanwhile.
+            typed = await asyncio.to_thread(paths_in_question, question, self.cwd)
+            if unloaded := [str(path) for path in typed if not self._is_loaded(path)]:
+                self._emit(Progress(text="loading documents"))
+                await asyncio.to_thread(self.load, unloaded)
         self._refresh()
 
     async def _ask_how_to_go_on(self, step: int) -> Resume:

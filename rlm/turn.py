@@ -6,7 +6,7 @@ What a session is beyond one turn, `rlm.session` knows.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from rlm.events import (
     Answer,
     Compacted,
     Event,
+    Progress,
     ReplyFinished,
     SubCallFinished,
     TurnFinished,
@@ -71,7 +72,7 @@ class TurnRun:
     user: UserInput
     accepts: Acceptance
     emit: Callable[[Event], None]
-    load_documents: Callable[[str], None]
+    load_documents: Callable[[str], Awaitable[None]]
     asks: bool = False
 
     engine: Engine | None = None
@@ -122,7 +123,7 @@ class TurnRun:
         limits = self.config.limits
         bounds = bounds_for(limits, self._view)
         await require_first_reply(limits, self.root, self.question, self._ledger, beginning=self._beginning)
-        self.load_documents(self.question)
+        await self.load_documents(self.question)
         await self.sandbox.start()
         server = self.requests.server = self._sub_calls()
         self.requests.config = self.config  # which /model and /sub-model may have changed
@@ -257,6 +258,7 @@ class TurnRun:
         if self.config.compaction:
             before = chars(self._messages)
             self.emit(Compacted(turn=self._turn, before_chars=before, after_chars=len(summary)))
+        self.emit(Progress(text="saving the namespace"))
         await self.sandbox.save(self._turn)
 
     def _in_short(self, answer: Answer | None, *, status: str) -> tuple[str, str]:

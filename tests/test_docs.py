@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from rlm import errors, protocol
-from rlm.cli import COMMANDS, SUMMARIES
+from rlm.cli import COMMANDS, SUMMARIES, cli
 from rlm.cli.result import failure
 from rlm.config import DEFAULT_MODELS
 from rlm.settings import Limits
@@ -69,6 +70,19 @@ def test_each_help_text_is_in_the_docs_and_fits_80_columns() -> None:
     for name, text in helps.items():
         wide = [line for line in text.splitlines() if len(line) > 80]
         assert not wide, f"{name}: {wide}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_reads_well_on_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 30 columns the words of what an option does stay whole."""
+    monkeypatch.setenv("COLUMNS", "30")
+    wide, shown = (
+        CliRunner().invoke(cli, [command, "--help"], terminal_width=width).output for width in (80, 30)
+    )
+    whole = set(re.findall(r"[a-z]{5,}", wide))
+    told = shown[shown.index("Options:") :].replace("-\n", "-")
+    broken = [word for word in re.findall(r"[a-z]{5,}", told) if word not in whole]
+    assert not broken, shown
 
 
 def test_a_block_that_is_out_of_date_is_seen_and_put_right() -> None:

@@ -691,3 +691,14 @@ async def test_a_prompt_that_cannot_be_shorter_ends_the_turn() -> None:
     refusal = PromptTooLarge("The prompt is too long for scripted.")
     outcome = await Turn(Line("", error=refusal)).run()
     assert outcome.problem is refusal
+
+
+async def test_an_abandoned_turn_leaves_no_cell_behind() -> None:
+    turn = Turn(block("hang"))
+    running = asyncio.ensure_future(turn.run())
+    await turn.cells.running.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

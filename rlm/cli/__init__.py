@@ -45,6 +45,16 @@ Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no answer within limits,
 """
 
 
+class _Formatter(click.HelpFormatter):
+    """On a narrow terminal what an option does begins below its name, and has most of the line."""
+
+    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, min(col_max, max(4, self.width // 2 - 8)), col_spacing)
+
+
+click.Context.formatter_class = _Formatter
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported by name, so that `--help` loads nothing but click."""
 

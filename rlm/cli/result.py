@@ -71,6 +71,8 @@ class Begun:
     session: str | None = None
     turn: int | None = None
     usage: "Usage | None" = None
+    shown: bool = False
+    """Whether the answer is on stdout already."""
 
 
 def result(asked: Asked, problem: RlmError | None) -> dict[str, Any]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rlm.state import State
     from rlm.ui.console import Console
 
+SHORT_BYTES = 16 * 1024
+"""So long an answer is shown before the namespace is saved, which would hold up a reader of a longer one."""
+
 EPILOG = """\
 \b
 Examples:
@@ -181,7 +184,8 @@ def _answer(
     from rlm.cli import output
 
     with contextlib.ExitStack() as stack:
-        asked = _ask(options, console, request, begun, stack, lines)
+        at_once = show and request.output is None and request.schema is None
+        asked = _ask(options, console, request, begun, stack, lines, at_once=at_once)
         problem = asked.problem
         if not request.fresh:
             stack.close()  # the next command need not wait until the answer is read
@@ -192,7 +196,7 @@ def _answer(
         try:
             if request.output:
                 output.write(source, request.output)
-            elif show:
+            elif show and not begun.shown:
                 console.answer(source, prose=answer.format == "text" and not asked.schema)
         except OSError as error:
             kept = output.rescued(Path(answer.path)) if request.fresh else Path(answer.path)
@@ -208,8 +212,13 @@ def _ask(
     begun: Begun,
     stack: contextlib.ExitStack,
     lines: "EventLines | None",
+    *,
+    at_once: bool,
 ) -> Asked:
-    """Run the turn. What was opened for it is closed with `stack`."""
+    """Run the turn. What was opened for it is closed with `stack`.
+
+    With `at_once` a short answer is shown when it is there, before the namespace is saved.
+    """
     from rlm.cli.output import require_writable
 
     question = request.question()
@@ -232,6 +241,13 @@ def _ask(
     view = state.view()
     begun.limits, begun.turn, before = config.limits, view.next_turn, view.usage
 
+    def show(finished: "TurnFinished") -> None:
+        answer = finished.answer
+        if at_once and answer and answer.size_bytes <= SHORT_BYTES:
+            with contextlib.suppress(OSError):  # which is told when it is met again
+                console.answer(Path(answer.path), prose=answer.format == "text")
+                begun.shown = True
+
     async def ask() -> "TurnFinished":
         from rlm.cli.ask import Keyboard
         from rlm.cli.conduct import conduct
@@ -252,6 +268,7 @@ def _ask(
                 console=console,
                 asker=Keyboard(options),
                 accept=schema.accept if schema else None,
+                at_once=show,
             )
         finally:
             await session.close()
