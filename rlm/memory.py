@@ -225,6 +225,10 @@ def _numbers(turns: Sequence[int]) -> str:
     return f"Turn {turns[0]}" if len(turns) == 1 else f"Turns {turns[0]} to {turns[-1]}"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _tokens(told: _Told) -> int:
     return estimate_tokens(told.messages)
 
@@ -247,7 +251,7 @@ def _data(view: SessionView, variables: Sequence[Variable]) -> list[MemoryRow]:
         MemoryRow(
             title="history",
             chars=sum(map(len, messages)),
-            text=f"{len(messages):,} messages of {len(ended):,} turns",
+            text=f"{_counted(len(messages), 'message')} of {_counted(len(ended), 'turn')}",
             sent=False,
         ),
         MemoryRow(

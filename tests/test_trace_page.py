@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import BashComplete
 
 from rlm.cli import exit_code
+from rlm.cli.trace import command
 from rlm.documents import Document, look
-from rlm.events import TurnStarted, Usage
-from rlm.records import TurnBegan, TurnEnded
+from rlm.events import Compacted, Resumed, Said, TurnStarted, Usage
+from rlm.records import TurnBegan, TurnEnded, TurnUndone
 from rlm.register import add_documents, begin_session
 from rlm.state import State
 from rlm.trace.page import page
@@ -130,6 +132,28 @@ def test_the_last_reply_of_a_turn_out_of_steps_is_an_item_of_its_own() -> None:
     recorder.add(8, reply(1, None, "That is all that I have."))
     first, last = tree(recorder.rows)["items"]
     assert (first["end"], last["start"], last["replied"], last["last"]) == (3.0, 3.0, 8.0, True)
+
+
+def test_what_the_user_did_is_a_note_before_the_step_it_went_with() -> None:
+    recorder = Recorder()
+    recorder.add(0, TurnStarted(turn=3, question="q"), step(1))
+    recorder.add(2, reply(1, "look()"))
+    recorder.add(3, cell(1, "interrupted"), Resumed(kind="continue", hint="only March", waited_s=1.0))
+    recorder.add(4, step(2), Said(text="and April"))
+    recorder.add(5, reply(2, "look()"))
+    _, resumed, said, second = tree(recorder.rows)["items"]
+    assert resumed["text"] == "Stopped by the user: continue: only March"
+    assert (said["text"], said["at"]) == ("You: and April", 4.0)
+    assert (second["step"], second["replied"]) == (2, 5.0)
+
+
+def test_what_became_longer_has_no_note() -> None:
+    recorder = Recorder()
+    recorder.add(0, TurnStarted(turn=3, question="q"))
+    recorder.add(1, Compacted(turn=3, before_chars=2_140, after_chars=2_693))
+    recorder.add(2, Compacted(turn=3, before_chars=2_693, after_chars=900))
+    (note,) = tree(recorder.rows)["items"]
+    assert note["text"] == "Compacted: 2,693 to 900 characters."
 
 
 def test_a_clock_that_was_set_back_makes_no_time_negative() -> None:
@@ -332,6 +356,28 @@ def test_the_command_gives_each_form(folder: Path, capfdbinary: pytest.CaptureFi
     rows = [json.loads(line) for line in given("--json")[0].splitlines()]
     assert [row["event"] for row in rows] == [row["event"] for row in rich_turn()]
     assert given("2")[0].startswith("turn 2 ")
+
+
+def test_the_command_says_that_a_turn_was_taken_back(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def first_line() -> str:
+        assert exit_code(["trace", "3"]) == 0
+        return capfdbinary.readouterr().out.decode().splitlines()[0]
+
+    state = State.open(folder / ".rlm_state", create=False)
+    for row in rich_turn():
+        state.events.append(row | {"session": state.view().session})
+    assert "taken back" not in first_line()
+    with state.lock():
+        state.append(TurnUndone(turn=3))
+    assert first_line().endswith(" · taken back")
+
+
+@pytest.mark.parametrize("option", ["--html", "--script"])
+def test_completion_offers_files(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = BashComplete(command, {}, "trace", "_TRACE_COMPLETE").get_completions([option], "pa")
+    assert [(item.type, item.value) for item in offered] == [("file", "pa")]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ They come from the recorded events. Steps of child RLMs are not among them: `/tr
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlm.errors import UsageError
 from rlm.ui.console import Console
@@ -13,6 +13,10 @@ from rlm.ui.flow import Flow
 from rlm.ui.numbers import duration
 from rlm.ui.render import OUT_STYLE, code_block
 from rlm.ui.sanitise import visible_line
+from rlm.ui.trace import turns_kept
+
+if TYPE_CHECKING:
+    from rlm.records import SessionView
 
 Row = dict[str, Any]
 
@@ -33,17 +37,28 @@ class Step:
     duration_s: float = 0.0
 
 
-def last_steps(events: Iterable[Row]) -> list[Step]:
-    """The steps of the newest turn, finished or not, in order; earlier attempts at it are left out."""
+def last_steps(events: Iterable[Row], view: "SessionView | None" = None) -> list[Step]:
+    """The steps of the newest turn, finished or not, in order; earlier attempts at it are left out.
+
+    With `view`, turns of other sessions, and those that were taken back, are passed over.
+    """
     steps: dict[int, Step] = {}
+    kept = turns_kept(view) if view else set()
+    wanted = view is None
     for row in events:
         if row.get("depth") or row.get("child"):
             continue
         if row.get("event") == "TurnStarted":
-            steps.clear()
+            wanted = view is None or (row.get("session") == view.session and row.get("turn") in kept)
+            if wanted:
+                steps.clear()
+            continue
+        if not wanted:
             continue
         number = row.get("step", 0)
         if row.get("event") == "ReplyFinished":
+            if number in steps:  # the last reply, asked for at once or out of steps
+                number = max(steps) + 1
             steps[number] = Step(
                 number=number,
                 prose=row.get("prose", ""),
@@ -51,11 +66,18 @@ def last_steps(events: Iterable[Row]) -> list[Step]:
                 cell=row.get("cell"),
                 code=row.get("code"),
             )
-        elif row.get("event") == "CellFinished" and (step := steps.get(number)):
+        elif row.get("event") == "CellFinished" and (step := _step_of_cell(steps, row)):
             step.output, step.total_chars = row.get("shown", ""), row.get("total_chars", 0)
             step.status, step.error = row.get("status", ""), row.get("error", "")
             step.duration_s = row.get("duration_s", 0.0)
     return list(steps.values())
+
+
+def _step_of_cell(steps: dict[int, Step], row: Row) -> Step | None:
+    """By the number of the cell, since the last reply has that of the step before it."""
+    cell = row.get("cell")
+    of_cell = [step for step in steps.values() if cell is not None and step.cell == cell]
+    return of_cell[-1] if of_cell else steps.get(row.get("step", 0))
 
 
 def show_list(steps: Sequence[Step], console: Console) -> None:

@@ -16,16 +16,22 @@ if TYPE_CHECKING:
     from rlm.ui.console import Console
 
 STDOUT = "-"
+TARGET = click.Path(readable=False, allow_dash=True)
+"""A file or a folder, so that completion offers them."""
 
 
 @click.command(name="trace", short_help="What happened in a turn.")
 @click.argument("turn", type=int, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The events as JSON Lines.")
 @click.option(
-    "--html", metavar="FILE", help="Write one page for a browser: here, into this folder, or - for stdout."
+    "--html",
+    type=TARGET,
+    metavar="FILE",
+    help="Write one page for a browser: here, into this folder, or - for stdout.",
 )
 @click.option(
     "--script",
+    type=TARGET,
     is_flag=False,
     flag_value=STDOUT,
     metavar="[FILE]",
@@ -62,7 +68,7 @@ def command(
     elif script:
         _give(_script(rows, state), script, f"{_name(rows)}.py", console)
     else:
-        lines = list(trace_text(rows, console_width=console.width))
+        lines = list(trace_text(rows, console_width=console.width, view=state.view()))
         console.answer([f"{line}\n".encode("utf-8", "backslashreplace") for line in lines])
 
 

@@ -22,6 +22,7 @@ from rlm.trace.rows import Row, usage_of
 from rlm.ui.numbers import cost_text, count, money, size, tokens_text
 from rlm.ui.render import OUTCOMES
 from rlm.ui.sanitise import visible
+from rlm.ui.trace import resumed_text
 
 Node = dict[str, Any]
 
@@ -66,6 +67,8 @@ class _Builder:
             "ChildFinished": self._child_finished,
             "Notice": lambda row: self._note(row, row.get("text", ""), row.get("level", "warning")),
             "Reminder": lambda row: self._note(row, "Reminded: the reply held neither a cell nor an answer."),
+            "Said": self._said,
+            "Resumed": self._resumed,
             "NamespaceSaved": self._saved,
             "Compacted": self._compacted,
             "TurnFinished": self._turn_finished,
@@ -125,13 +128,24 @@ class _Builder:
         items = self._rlm(row)["items"]
         items.append({"kind": "note", "text": text, "level": level, "at": self._now_s})
 
+    def _said(self, row: Row) -> None:
+        """Before the step whose request it went with."""
+        self._note(row, f"You: {row.get('text', '')}")
+        items = self._rlm(row)["items"]
+        if len(items) > 1 and items[-2]["kind"] == "step" and "replied" not in items[-2]:
+            items[-2:] = [items[-1], items[-2]]
+
+    def _resumed(self, row: Row) -> None:
+        self._note(row, f"Stopped by the user: {resumed_text(row)}")
+
     def _saved(self, row: Row) -> None:
         for name, reason in row.get("skipped", ()):
             self._note(row, f"Not saved: {name} ({reason})", "warning")
 
     def _compacted(self, row: Row) -> None:
         before, after = row.get("before_chars", 0), row.get("after_chars", 0)
-        self._note(row, f"Compacted: {before:,} to {after:,} characters.")
+        if after < before:
+            self._note(row, f"Compacted: {before:,} to {after:,} characters.")
 
     # -- steps
 

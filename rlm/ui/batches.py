@@ -17,8 +17,8 @@ from rlm.ui.sanitise import visible_line
 class Batch:
     """Sub-calls under way, or a tally of single ones. With `recursive`, each is a child RLM.
 
-    `running` and `retrying` are those of the moment; the soonest retry is at `retry_at_s`, and the last call
-    came back at `back_at_s`.
+    The model has no known price when `estimate_usd` is None. `running` and `retrying` are those of the
+    moment; the soonest retry is at `retry_at_s`, and the last call came back at `back_at_s`.
     """
 
     total: int
@@ -64,7 +64,7 @@ class Batch:
         parts += [f"{count(number)} {name}" for name, number in counts.items() if number]
         if self.recursive:
             parts.append(plural(self.usage.calls, "call"))
-        parts += [total_tokens_text(self.usage), cost_text(self.usage), duration(now_s - self.started_s)]
+        parts += [*_taken(self.usage, [self]), duration(now_s - self.started_s)]
         return " · ".join(parts)
 
 
@@ -87,7 +87,8 @@ class Batches:
     def start(self, event: SubCallsStarted, *, now_s: float) -> None:
         batch = Batch(event.total, event.model, now_s, event.estimate_usd, event.recursive, event.depth)
         if event.total == 1 and not event.recursive:
-            tally = self._singles.setdefault(event.child, Batch(0, event.model, now_s, depth=event.depth))
+            fresh = Batch(0, event.model, now_s, event.estimate_usd, depth=event.depth)
+            tally = self._singles.setdefault(event.child, fresh)
             tally.total += 1
         self._running[event.batch] = batch
 
@@ -148,7 +149,7 @@ class Batches:
         parts += [*_retrying(batches, now_s), *_failed_and_cached(batches)]
         if done:
             usage = sum((batch.usage for batch in batches), Usage())
-            parts += [total_tokens_text(usage), cost_text(usage), *_eta(batches, now_s)]
+            parts += [*_taken(usage, batches), *_eta(batches, now_s)]
         elif all(batch.estimate_usd is not None for batch in batches):
             parts.append(f"about {money(sum(batch.estimate_usd or 0.0 for batch in batches))}")
         return " · ".join(parts)
@@ -174,7 +175,7 @@ class Batches:
         parts = [plural(sum(tally.done for tally in tallies), "call")]
         parts += [f"{count(running)} running"] if running > 1 else []
         parts += [*_retrying(batches, now_s), *_failed_and_cached(tallies)]
-        return " · ".join([*parts, total_tokens_text(usage), cost_text(usage)])
+        return " · ".join([*parts, *_taken(usage, tallies)])
 
 
 def _of_children(number: int) -> str:
@@ -183,6 +184,13 @@ def _of_children(number: int) -> str:
 
 def _sums(batches: Sequence[Batch]) -> tuple[int, int]:
     return sum(batch.done for batch in batches), sum(batch.total for batch in batches)
+
+
+def _taken(usage: Usage, batches: Sequence[Batch]) -> list[str]:
+    """Tokens and cost; nothing while no call was made and a model has no known price."""
+    if not usage.calls and any(batch.estimate_usd is None for batch in batches):
+        return []
+    return [total_tokens_text(usage), cost_text(usage)]
 
 
 def _retrying(batches: Sequence[Batch], now_s: float) -> list[str]:

@@ -8,6 +8,7 @@ come out, safe to show. Nothing is read from files here, and a key that a row la
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from rlm.events import Usage
 from rlm.trace.rows import Row, turn_rows, usage_of
@@ -16,29 +17,48 @@ from rlm.ui.numbers import cost_text, count, duration, plural, size, tokens_text
 from rlm.ui.render import OUTCOMES
 from rlm.ui.sanitise import visible, visible_line
 
+if TYPE_CHECKING:
+    from rlm.records import SessionView
+
 PROMPTS_SHOWN = 3
 """Of each batch, the first prompts; and as many of the failures."""
 INSIDE = " " * 6
 """How what belongs to a call stands below it."""
+RESUMED = {"answer": "answer now", "continue": "continue", "stop": "end the turn"}
 ANSWER_LINES = 40
 ANSWER_CHARS = 4000
 
 
-def trace_text(events: Iterable[Row], turn: int | None = None, *, console_width: int = 80) -> Iterator[str]:
+def turns_kept(view: "SessionView") -> set[int]:
+    """The numbers of the session's turns, finished or not, without those that were taken back."""
+    unfinished = {view.interrupted.turn} if view.interrupted else set()
+    return {turn.ended.turn for turn in view.turns} | unfinished
+
+
+def trace_text(
+    events: Iterable[Row],
+    turn: int | None = None,
+    *,
+    console_width: int = 80,
+    view: "SessionView | None" = None,
+) -> Iterator[str]:
     """The lines, without their newlines, of turn number `turn`, or of the last one when None.
 
     A number that was asked twice (after an undo) means the later turn. Prose, prompts and replies are laid
-    out for `console_width` columns; code and output stand as they are. Raises `UsageError` when there is no
-    such turn.
+    out for `console_width` columns; code and output stand as they are. With `view`, the first line says when
+    a turn of that session was taken back. Raises `UsageError` when there is no such turn.
     """
-    return _Teller(console_width).tell(turn_rows(events, turn))
+    return _Teller(console_width, view).tell(turn_rows(events, turn))
 
 
 @dataclasses.dataclass(slots=True)
 class _Batch:
+    """`priced`: the model has a known price."""
+
     model: str = ""
     total: int = 0
     recursive: bool = False
+    priced: bool = True
     usage: Usage = dataclasses.field(default_factory=Usage)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     finished: dict[int, Row] = dataclasses.field(default_factory=dict)
@@ -60,8 +80,9 @@ class _Teller:
     `indent` is how far a line will be indented in the end; what is yielded is not yet.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, view: "SessionView | None" = None) -> None:
         self._width = width
+        self._view = view
         self._max_steps: dict[tuple[int, int], int] = {}
         self._models: dict[str, Usage] = {}
         self._rows: defaultdict[int, list[Row]] = defaultdict(list)
@@ -71,7 +92,8 @@ class _Teller:
         self._ends: dict[int, Row] = {}
 
     def tell(self, rows: Iterable[Row]) -> Iterator[str]:
-        for row in rows:
+        # Some things happen after the end, such as saving; the totals are the last lines all the same.
+        for row in sorted(rows, key=_is_end_of_turn):
             child = row.get("child") or 0
             self._rows[child].append(row)
             if row.get("event") == "ChildStarted":
@@ -106,7 +128,8 @@ class _Teller:
                 yield from self._cell(row)
             case "SubCallsStarted":
                 model, total = visible_line(row.get("model", "")), row.get("total", 0)
-                batches[row.get("batch", 0)] = _Batch(model, total, bool(row.get("recursive")))
+                priced = row.get("estimate_usd") is not None
+                batches[row.get("batch", 0)] = _Batch(model, total, bool(row.get("recursive")), priced)
             case "SubCallFinished":
                 self._sub_call(row, batches)
             case "SubCallsFinished":
@@ -120,12 +143,17 @@ class _Teller:
                 yield from _labelled(row.get("level", "warning"), row.get("text", ""))
             case "Reminder":
                 yield "reminded: the reply held neither a cell nor an answer"
+            case "Said":
+                yield from _labelled("you", row.get("text", ""))
+            case "Resumed":
+                yield from _labelled("stopped by the user", resumed_text(row))
             case "NamespaceSaved":
                 for name, reason in row.get("skipped", ()):
                     yield f"not saved: {visible_line(name)} ({visible_line(reason)})"
             case "Compacted":
                 before, after = row.get("before_chars", 0), row.get("after_chars", 0)
-                yield f"compacted: {before:,} to {after:,} characters"
+                if after < before:
+                    yield f"compacted: {before:,} to {after:,} characters"
             case "TurnFinished":
                 yield from self._turn_finished(row)
 
@@ -139,8 +167,14 @@ class _Teller:
             when = visible_line(row.get("ts", ""))[:19].replace("T", " ")
             session = visible_line(row.get("session", ""))
             head = [f"turn {row.get('turn', '?')}", when, f"session {session}" if session else ""]
+            head += ["taken back"] if self._taken_back(row) else []
             yield " · ".join(part for part in head if part)
         yield from self._prose(row.get("question", ""), indent)
+
+    def _taken_back(self, row: Row) -> bool:
+        """Of other sessions that is not known."""
+        view = self._view
+        return bool(view and row.get("session") == view.session and row.get("turn") not in turns_kept(view))
 
     def _reply(self, row: Row, indent: str) -> Iterator[str]:
         step, usage = row.get("step", "?"), usage_of(row.get("usage"))
@@ -203,7 +237,8 @@ class _Teller:
             parts = [f"{came_back}{plural(total, 'sub-call')} to {model}"]
         parts += [f"{count(number)} {name}" for name, number in batch.counts.items() if number]
         parts += [plural(usage.calls, "call")] if batch.recursive else []
-        parts += [tokens_text(usage), cost_text(usage)]
+        if usage.calls or batch.priced:  # what no call was made for is no $0.00 without a price
+            parts += [tokens_text(usage), cost_text(usage)]
         parts += [duration(row["duration_s"])] if "duration_s" in row else []
         yield " · ".join(parts)
         yield from self._calls(batch, starts, indent)
@@ -266,6 +301,18 @@ class _Teller:
 def _whose(row: Row) -> tuple[int, int]:
     """What tells the RLMs of a turn apart: the number of a child, in an earlier version its depth alone."""
     return row.get("child") or 0, row.get("depth", 0)
+
+
+def _is_end_of_turn(row: Row) -> bool:
+    return row.get("event") == "TurnFinished" and not row.get("depth")
+
+
+def resumed_text(row: Row) -> str:
+    """How a turn that the user stopped went on: `continue: look at /cart`."""
+    kind: str = row.get("kind", "")
+    hint: str = row.get("hint", "").strip()
+    how = RESUMED.get(kind, kind)
+    return f"{how}: {hint}" if hint else how
 
 
 def _end_line(row: Row) -> str:

@@ -7,11 +7,15 @@ import pytest
 
 from rlm.errors import UsageError
 from rlm.events import (
+    Compacted,
     Event,
     NamespaceSaved,
     Notice,
     Reminder,
+    Resumed,
+    Said,
     SubCallsFinished,
+    SubCallsStarted,
     TurnFinished,
     TurnStarted,
     Usage,
@@ -19,6 +23,7 @@ from rlm.events import (
 from rlm.ui.trace import trace_text
 
 from . import ALL_HOSTILE, FORBIDDEN, HOSTILE
+from .samples import cell, reply, shown, started
 from .trace_rows import TOTAL, answered, child, recursive, rows, sub_call, told, turn
 
 
@@ -46,6 +51,7 @@ def test_a_turn_is_told_step_by_step() -> None:
         "  b",
         "  … 90,000 characters in all",
         "Out [4] ok 2.1s",
+        "compacted: 40,000 to 900 characters",
         "",
         "answer",
         "  /cart",
@@ -54,7 +60,6 @@ def test_a_turn_is_told_step_by_step() -> None:
         "  gpt-5: 1 call · 3k in / 200 out · $0.01",
         "  gpt-5-mini: 5 calls · 125k in / 2.5k out · $0.01",
         "  session $0.84",
-        "compacted: 40,000 to 900 characters",
     ]
 
 
@@ -111,6 +116,45 @@ def test_other_events_have_a_line_each() -> None:
         "no answer · 30 steps · 6 calls · 128k in / 2.7k out · $? · 2m 05s",
         "  session $0.02",
     ]
+
+
+def test_what_the_user_did_while_the_turn_ran_is_told() -> None:
+    events: list[Event] = [
+        TurnStarted(turn=1, question="q"),
+        Said(text="only March\nturn 2"),
+        Resumed(kind="continue", hint="look at /cart", waited_s=2.0),
+        Resumed(kind="answer", hint="", waited_s=2.0),
+        Resumed(kind="stop", hint="", waited_s=2.0),
+    ]
+    assert told(events)[2:] == [
+        "you: only March",
+        "  turn 2",
+        "stopped by the user: continue: look at /cart",
+        "stopped by the user: answer now",
+        "stopped by the user: end the turn",
+    ]
+
+
+def test_what_became_longer_was_not_compacted() -> None:
+    events = [*turn()[:-1], Compacted(turn=1, before_chars=2_140, after_chars=2_693)]
+    assert not [line for line in told(events) if "compacted" in line]
+
+
+def test_what_was_not_called_of_an_unpriced_model_has_no_cost() -> None:
+    def ended(estimate_usd: float | None) -> list[Event]:
+        begun = SubCallsStarted(batch=1, total=8, model="local", estimate_usd=estimate_usd)
+        return [*turn()[:3], begun, SubCallsFinished(batch=1, total=8, failed=0, duration_s=1.0)]
+
+    assert told(ended(None))[-1] == "0 of 8 sub-calls to local · 1.0s"
+    assert told(ended(0.2))[-1] == "0 of 8 sub-calls to local · 0 in / 0 out · $0.00 · 1.0s"
+
+
+@pytest.mark.parametrize("total", [8, 1])
+def test_nor_has_it_one_on_the_screen(total: int) -> None:
+    end = SubCallsFinished(batch=1, total=total, failed=0, duration_s=1.0)
+    lines = shown([reply(), started(1, total, estimate_usd=None), end, cell()])
+    assert any("gpt-5-mini" in line for line in lines)
+    assert not [line for line in lines if "$" in line or "tok" in line]
 
 
 def test_children_of_an_earlier_version_stand_where_they_ran() -> None:
@@ -187,6 +231,8 @@ def test_nothing_hostile_is_in_a_line(text: str, width: int) -> None:
 
     extra: list[Event] = [
         Notice(text="x"),
+        Said(text="x"),
+        Resumed(kind="continue", hint="x", waited_s=1.0),
         NamespaceSaved(size_bytes=1, skipped=((text, text),), duration_s=0.1),
     ]
     children = [recursive(2, 2), *child(1, batch=2), answered(1, batch=2, index=0), *child(2, batch=9)]
