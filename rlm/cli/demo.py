@@ -12,7 +12,7 @@ from rlm.cli.options import Options, common
 from rlm.errors import RlmError
 
 
-@click.command(name="demo", short_help="A full run without a model.")
+@click.command(name="demo", short_help="A full run without a model.", epilog="\b\nExample:\n  rlm demo -v")
 @common()
 def command(options: Options) -> int:
     """Answer a question about Python's standard library in the real container, with scripted replies.

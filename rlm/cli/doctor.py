@@ -19,7 +19,12 @@ MARKS = {"ok": "ok  ", "warning": "!   ", "failed": "FAIL"}
 INDENT = " " * 5
 
 
-@click.command(name="doctor", short_help="Check what a run needs.")
+@click.command(
+    name="doctor",
+    short_help="Check what a run needs.",
+    epilog="\b\nExamples:\n  rlm doctor\n  rlm doctor --ping\n"
+    "  rlm doctor --json | jq '.checks[] | select(.status == \"failed\")'",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--ping", is_flag=True, help="Ask each configured model one tiny question, which costs a little."

@@ -20,7 +20,12 @@ TARGET = click.Path(readable=False, allow_dash=True)
 """A file or a folder, so that completion offers them."""
 
 
-@click.command(name="trace", short_help="What happened in a turn.")
+@click.command(
+    name="trace",
+    short_help="What happened in a turn.",
+    epilog="\b\nExamples:\n  rlm trace\n  rlm trace 3 --html turn.html\n  rlm trace --script cells.py\n"
+    "  rlm trace --json | jq -r .event | sort | uniq -c",
+)
 @click.argument("turn", type=int, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The events as JSON Lines.")
 @click.option(
