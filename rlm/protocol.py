@@ -40,6 +40,10 @@ MAX_BLOBS = 100_000
 DIGEST_BYTES = 32
 
 
+AGREED = "agreed, and there from the next step on"
+"""In the refusal of a `LoadFile` that the user agreed to: the container cannot see the file yet."""
+
+
 class ProtocolError(Exception):
     """The other side sent something that is not in this file. There is no recovery but to hang up."""
 

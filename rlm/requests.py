@@ -21,7 +21,7 @@ from rlm.errors import DocumentError, NoAnswer
 from rlm.events import AskConsent, Event
 from rlm.ledger import Ledger
 from rlm.ledger_view import Tally
-from rlm.protocol import LoadFile, ReadHistory, SubCalls
+from rlm.protocol import AGREED, LoadFile, ReadHistory, SubCalls
 from rlm.records import ConsentGiven
 from rlm.sandbox import Sandbox
 from rlm.settings import Config
@@ -95,10 +95,7 @@ class CellRequests:
                 "Answer without it, and say that you need it."
             )
         if not self.sandbox.has_mounted(added):
-            raise RequestRefused(
-                f"{path}: agreed, and there from the next step on. Call load_file({path!r}) again in your "
-                "next block."
-            )
+            raise RequestRefused(f"{path}: {AGREED}. Call load_file({path!r}) again in your next block.")
         return self.sandbox.specs_of(self.sandbox.texts_of(added))
 
     async def _ask(self, path: str, real: Path) -> bool:

@@ -10,8 +10,16 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from typing import Any
+
+_HERE = Path(__file__).parents[1]
+_OWN_CODE = (f"{_HERE}/rlm/", f"{_HERE}/sandbox/")
+
+
+class NextStep(PermissionError):
+    """What the cell asked for is there from the next step on: told in one line, without a traceback."""
 
 
 class Finished(BaseException):
@@ -61,6 +69,9 @@ def run_cell(
     except KeyboardInterrupt:
         _say("KeyboardInterrupt: the cell was interrupted; what it assigned before is kept.\n")
         return Outcome("interrupted")
+    except NextStep as told:
+        _say(f"{told}\n")
+        return Outcome("error", f"PermissionError: {told}"[:500])
     except BaseException as error:
         _say(_format(error))
         return Outcome("error", _one_line(error))
@@ -68,14 +79,26 @@ def run_cell(
 
 
 def _format(error: BaseException) -> str:
-    """The traceback from the first frame that belongs to a cell."""
+    """The traceback from the first frame that belongs to a cell, without the frames of our own code."""
     try:
         trace = error.__traceback__
         while trace and not trace.tb_frame.f_code.co_filename.startswith("<cell "):
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace)) + _advice(error)
+        told = traceback.TracebackException(type(error), error, trace)
+        _leave_out_own_code(told)
+        return "".join(told.format()) + _advice(error)
     except BaseException:
         return f"{type(error).__name__} (its message could not be shown)\n"
+
+
+def _leave_out_own_code(told: traceback.TracebackException) -> None:
+    """Also of what it was raised from, and of the exceptions in a group."""
+    further = [told]
+    while further:
+        one = further.pop()
+        one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(_OWN_CODE)]
+        further += [other for other in (one.__cause__, one.__context__) if other]
+        further += getattr(one, "exceptions", None) or []
 
 
 def _advice(error: BaseException) -> str:

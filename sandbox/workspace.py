@@ -13,12 +13,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlm.protocol import LoadFile
+from rlm.protocol import AGREED, LoadFile
 from rlm.text_probe import codec_name
 from sandbox import chunks as chunking
 from sandbox import search
 from sandbox.blobs import BlobReader
-from sandbox.cell import Finished
+from sandbox.cell import Finished, NextStep
 from sandbox.documents import Document, text_lines
 from sandbox.final import FinalValue, as_final
 from sandbox.history import History
@@ -284,7 +284,8 @@ class Workspace:
         try:
             reply = self._link.ask(LoadFile(request=request, path=path[:4000]), request)
         except RequestFailed as refused:
-            raise PermissionError(str(refused)) from None
+            kind = NextStep if AGREED in str(refused) else PermissionError
+            raise kind(str(refused)) from None
         specs = [DocumentSpec.from_json(row) for row in json.loads(reply)]
         for spec in specs:
             self._library.put(spec)

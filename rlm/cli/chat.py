@@ -1,6 +1,7 @@
 """`rlm chat`: one question after another, in one session and one container."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,26 +10,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlm.cli.chat_commands import COMMANDS, SHOWN_CHARS, WITH_PATHS, Leave, arguments, find
-from rlm.cli.options import Options, common
+from rlm.cli.chat_commands import (
+    COMMANDS,
+    NARROW_COLUMNS,
+    SHOWN_CHARS,
+    WITH_PATHS,
+    Leave,
+    arguments,
+    find,
+    stoppable,
+)
+from rlm.cli.options import FILES, Options, common
 from rlm.errors import Interrupted, RlmError
 
 if TYPE_CHECKING:
     from rlm.cli.ask import Keyboard
     from rlm.cli.chat_prompt import Prompt
     from rlm.cli.chat_typing import Typing
+    from rlm.events import TurnFinished
     from rlm.session import Models, Session
     from rlm.settings import Config
     from rlm.state import State
     from rlm.ui.console import Console
 
 PLAIN_PROMPT = "> "
-NARROW_COLUMNS = 60
+VALUE_LINES = 40
+"""What `/vars NAME` shows of a value."""
 LEAVE_HINT = "Ctrl-D or /quit leaves"
+SHORT_BYTES = 16 * 1024
 
 
-@click.command(name="chat", short_help="Ask one question after another.")
-@click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="Load this too.")
+EPILOG = """\
+\b
+Examples:
+  rlm chat -f access.log -f errors/
+  rlm chat --new -m openai/gpt-5
+  printf 'How many rows?\\nAnd columns?\\n' | rlm chat -f table.csv
+"""
+
+
+@click.command(name="chat", short_help="Ask one question after another.", epilog=EPILOG)
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    type=FILES,
+    multiple=True,
+    metavar="FILE",
+    help="Load this too: a file, folder, pattern or address. May be repeated.",
+)
 @click.option("--new", is_flag=True, help="Begin a new session; documents stay.")
 @common(models=True)
 def command(options: Options, *, files: tuple[str, ...], new: bool) -> int:
@@ -96,6 +126,8 @@ class Chat:
     models_used: tuple[str, ...] = ()
     turns_asked: tuple[tuple[int, str], ...] = ()
     last_steps: int = 0
+    given_up: str = ""
+    """The question that was abandoned last, for /retry."""
     _typing: "Typing | None" = None
     _prompt: "Prompt | None" = None
     _bar: tuple[str, ...] = ()
@@ -163,6 +195,7 @@ class Chat:
     async def _ask(self, question: str) -> None:
         from rlm.cli.conduct import conduct, signals
 
+        self.given_up = ""
         try:
             finished = await conduct(
                 self.session,
@@ -171,19 +204,31 @@ class Chat:
                 asker=self.asker,
                 chat=self.options.interactive,
                 typing=self._typing,
+                at_once=lambda ended: self._show_answer(ended, long=False),
+                more="/steps {step}",
             )
         except Interrupted:
+            self.given_up = question
             # The namespace of before the turn comes back with the next question.
             with signals(interrupt=lambda: None, terminate=self._terminate):
                 await self.session.sandbox.close()
             raise
         finally:
-            late = [self.session.take_leftover(), self._typing.line.take() if self._typing else ""]
+            said = self.session.take_leftover()
+            said = f"/{said}" if said.startswith("/") else said  # it is no command now either
+            late = [said, self._typing.line.take() if self._typing else ""]
             self._next = "\n".join(text for text in late if text)
-        if finished.answer:
-            self.console.answer(Path(finished.answer.path), prose=finished.answer.format == "text")
+        self._show_answer(finished, long=True)
         if finished.status != "ok":
             self.console.error(RlmError(finished.message, hint=finished.hint))
+
+    def _show_answer(self, finished: "TurnFinished", *, long: bool) -> None:
+        """A short answer while its namespace is saved; a long one, which Ctrl-C stops, after that."""
+        answer = finished.answer
+        if answer and long == (answer.size_bytes > SHORT_BYTES):
+            hint = f"All of it is in {answer.path}."
+            with stoppable("Showing the answer", hint=hint) if long else contextlib.nullcontext():
+                self.console.answer(Path(answer.path), prose=answer.format == "text")
 
     # -- what the commands need
 
@@ -197,6 +242,8 @@ class Chat:
 
     async def show_variable(self, name: str) -> None:
         """Look at a variable with a cell of its own; Ctrl-C stops it."""
+        from rlm.ui.numbers import plural
+
         self.console.status("looking at the namespace")
         self._looking = True
         try:
@@ -206,8 +253,11 @@ class Chat:
             self.console.status("")
         row = next(row for row in self.session.sandbox.variables if row.name == name)
         self.console.line(f"{row.name}: {row.type}, {row.size}", style="bold")
-        for line in (result.shown.strip("\n") or result.sentence()).split("\n"):
+        lines = (result.shown.strip("\n") or result.sentence()).split("\n")
+        for line in lines[:VALUE_LINES]:
             self.console.write(f"  {line}\n")
+        if hidden := len(lines[VALUE_LINES:]):
+            self.console.line(f"… +{plural(hidden, 'line')} (in a cell: print({name}))", style="dim")
 
     def _terminate(self) -> None:
         self._terminated = True

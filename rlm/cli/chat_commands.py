@@ -20,9 +20,12 @@ from rlm.ui.numbers import count, plural, usage_text
 if TYPE_CHECKING:
     from rlm.cli.chat import Chat
     from rlm.settings import Config
+    from rlm.ui.console import Console
 
 SHOWN_CHARS = 200
 NAME_COLUMNS = 18
+NARROW_COLUMNS = 60
+"""With less room than that, what belongs together stands on lines of its own, or is left out."""
 
 
 class Leave(Exception):
@@ -52,13 +55,13 @@ def find(name: str) -> Command:
 
 
 @contextlib.contextmanager
-def stoppable(what: str) -> Iterator[None]:
-    """For work that holds up the event loop: Ctrl-C ends it with `Interrupted`."""
+def stoppable(what: str, *, hint: str = "") -> Iterator[None]:
+    """For work that holds up the event loop: Ctrl-C ends it with `Interrupted`, which tells the `hint`."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"{what} was stopped.") from None
+        raise Interrupted(f"{what} was stopped.", hint=hint) from None
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -95,10 +98,19 @@ def _with_a_key(config: "Config") -> list[str]:
 # -- what is there
 
 
-async def _help(chat: "Chat", _: str) -> None:
+def show_commands(console: "Console") -> None:
+    """Each on a line; in a narrow terminal what it does stands below, indented."""
     for name, command in COMMANDS.items():
         usage = f"{name} {command.argument}".rstrip()
-        chat.console.line(f"{usage:<{NAME_COLUMNS}} {command.summary}")
+        if console.width < NARROW_COLUMNS:
+            console.line(usage)
+            console.line(command.summary, indent="  ")
+        else:
+            console.line(f"{usage:<{NAME_COLUMNS}} {command.summary}")
+
+
+async def _help(chat: "Chat", _: str) -> None:
+    show_commands(chat.console)
     chat.console.line(
         "Ctrl-R searches · Alt-Enter breaks a line · Ctrl-X Ctrl-E edits · // sends a /", style="dim"
     )
@@ -175,7 +187,7 @@ async def _memory(chat: "Chat", _: str) -> None:
 async def _steps(chat: "Chat", argument: str) -> None:
     from rlm.cli.chat_steps import last_steps, show_list, show_step
 
-    steps = last_steps(chat.session.state.events.read())
+    steps = last_steps(chat.session.state.events.read(), chat.session.state.view())
     if argument:
         show_step(steps, argument, chat.console)
     else:
@@ -191,7 +203,8 @@ async def _trace(chat: "Chat", argument: str) -> None:
         )
     turn = int(argument) if argument else None
     with stoppable("The trace"):
-        for line in trace_text(chat.session.state.events.read(), turn, console_width=chat.console.width):
+        events, view = chat.session.state.events.read(), chat.session.state.view()
+        for line in trace_text(events, turn, console_width=chat.console.width, view=view):
             chat.console.write(f"{line}\n")
 
 
@@ -255,12 +268,19 @@ async def _compact(chat: "Chat", _: str) -> None:
 
 
 async def _undo(chat: "Chat", _: str) -> None:
+    if chat.given_up:
+        chat.given_up = ""
+        chat.console.line("the question that was abandoned left nothing to take back")
+        return
     last = chat.session.state.view().last
     chat.session.undo()
     _show_taken_back(chat, last.question if last else None)
 
 
 async def _retry(chat: "Chat", _: str) -> str | None:
+    if chat.given_up:
+        chat.console.line(f"asking again: {chat.given_up[:SHOWN_CHARS]}")
+        return chat.given_up
     question = chat.session.retry()
     _show_taken_back(chat, question)
     return question

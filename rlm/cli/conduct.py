@@ -45,13 +45,15 @@ async def conduct(
     accept: "Accept | None" = None,
     chat: bool = False,
     typing: "Typing | None" = None,
+    at_once: Callable[[TurnFinished], None] = lambda finished: None,
+    more: str = "",
 ) -> TurnFinished:
     """Run one turn; returns its end. Raises `Interrupted` when the user abandoned it.
 
     In a `chat` a turn that was interrupted can go on, and with `typing` what the user types meanwhile is
-    said to the model.
+    said to the model. `more` is what shows a step in full, as `Screen` has it.
     """
-    screen = Screen(console, more="/steps {step}" if chat else "")
+    screen = Screen(console, more=more)
     turn = _Turn(session, console, screen, asker, chat=chat, typing=typing)
     ticking = asyncio.create_task(turn.tick())
     finished: TurnFinished | None = None
@@ -64,6 +66,9 @@ async def conduct(
                 turn.screen.show(event)
                 if isinstance(event, TurnFinished):
                     finished = event
+                    turn.answered = True
+                    with typing.paused() if typing else contextlib.nullcontext():
+                        at_once(event)  # before the namespace is saved, which may take a while
     except asyncio.CancelledError:
         if finished is None:
             kind = Terminated if turn.terminated else Interrupted
@@ -106,6 +111,8 @@ class _Turn:
     typing: "Typing | None"
     open: "asyncio.Task[Any] | None" = None
     """The question that waits for the user."""
+    answered: bool = False
+    """Only the namespace is still to be saved."""
     interrupted: bool = False
     abandoned: bool = False
     terminated: bool = False
@@ -207,5 +214,13 @@ class _Turn:
             yield
 
     def _say(self, text: str) -> None:
+        if self.answered and self.typing:
+            self.console.note("the turn is over; this stands in the next prompt")
+            self.typing.line.text = text
+            return
+        if text.startswith("/") and not text.startswith("//"):
+            self.console.note("commands are for the prompt; Ctrl-C stops the turn")
+            return
+        text = text.removeprefix("/")
         self.console.line(f"you: {text}", style="cyan")
         self.session.say(text)

@@ -269,6 +269,7 @@ def _ask(
                 asker=Keyboard(options),
                 accept=schema.accept if schema else None,
                 at_once=show,
+                more="" if request.fresh else "rlm trace",
             )
         finally:
             await session.close()

@@ -108,17 +108,21 @@ def agreement(text: str, folder: str) -> Agreement | None:
 
 
 def resume(text: str) -> Resume | None:
-    """What was typed after Ctrl-C means this: whatever is no choice is a hint. None for an empty line."""
-    match text.strip().lower():
-        case "":
-            return None
+    """What was typed after Ctrl-C means this: whatever is no choice is a hint, as is `//x`, for `/x`.
+
+    None for an empty line, and for a command of the chat.
+    """
+    text = text.strip()
+    if not text or (text.startswith("/") and not text.startswith("//")):
+        return None
+    match text.lower():
         case "a" | "answer" | "answer now":
             return Resume(kind="answer")
         case "c" | "continue":
             return Resume(kind="continue")
-        case "s" | "stop":
+        case "s" | "stop" | "n" | "no" | "q" | "quit":
             return Resume(kind="stop")
-    return Resume(kind="continue", hint=text.strip())
+    return Resume(kind="continue", hint=text.removeprefix("/"))
 
 
 def _sample_size(price: BatchPrice) -> int:

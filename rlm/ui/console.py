@@ -69,6 +69,10 @@ class _Sink:
         self.is_tty = stream.isatty()
         self.color = wants_color(color, environ, is_tty=self.is_tty)
         self.movable = self.is_tty and environ.get("TERM") != "dumb"
+        # In the locale C Python writes UTF-8, which a terminal in that locale need not understand.
+        locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG")
+        if self.is_tty and locale in ("C", "POSIX"):
+            self._encoding = "ascii"
         self.unicode = codecs.lookup(self._encoding).name == "utf-8"
         self.at_line_start = True
 

@@ -77,10 +77,17 @@ class Fold:
         self._indent = indent
         self._partial = ""
         self._lines = 0
+        self.last = ""
+        """The last line that was left out and is not blank."""
 
     @property
     def empty(self) -> bool:
         return not self._lines and not self._partial
+
+    @property
+    def hidden(self) -> int:
+        """How many lines were left out so far."""
+        return 0 if self._most_lines is None else max(0, self._lines - self._most_lines)
 
     def feed(self, text: str) -> str:
         """The lines that `text` completes, as far as they are shown."""
@@ -91,24 +98,24 @@ class Fold:
         """The last line, if it had no end, and how many were left out."""
         last = self._line(self._partial) if self._partial else ""
         self._partial = ""
-        if self._most_lines is None or self._lines <= self._most_lines:
+        if not self.hidden:
             return last
-        hidden = hidden_lines(self._lines - self._most_lines, self._more, self._room)
-        return f"{last}{self._indent}{hidden}\n"
+        return f"{last}{self._indent}{hidden_lines(self.hidden, self._more, self._room)}\n"
 
     def _line(self, line: str) -> str:
         self._lines += 1
-        if self._most_lines is not None and self._lines > self._most_lines:
+        if self.hidden:
+            self.last = line.strip() or self.last
             return ""
         line = visible_line(line.removesuffix("\r"), self._width)
         return f"{self._indent}{line}\n"
 
 
 def hidden_lines(number: int, more: str, room: int) -> str:
-    """`… +37 lines (/steps 2)`: what was folded, and how to see it where that fits into `room` columns."""
+    """`… +37 lines (/steps 2)`: what was folded, and how to see it; `… +37: /steps 2` in a narrow `room`."""
     folded = f"… +{plural(number, 'line')}"
-    told = f"{folded} ({more})"
-    return told if more and columns(told) <= room else folded
+    told = [f"{folded} ({more})", f"… +{number}: {more}"] if more else []
+    return next((text for text in told if columns(text) <= room), folded)
 
 
 def last_columns(text: str, width: int) -> str:

@@ -33,6 +33,7 @@ from rlm.events import (
     TurnFinished,
     TurnStarted,
 )
+from rlm.protocol import AGREED
 from rlm.ui import children
 from rlm.ui.ask import RESUME_CHOICES, price_lines
 from rlm.ui.batches import Batch, Batches
@@ -47,9 +48,13 @@ if TYPE_CHECKING:
 
 CODE_LINES = 12
 OUTPUT_LINES = 8
+LAST_LINE_COLUMNS = 8
+"""With less for the last line that a cell printed, the status does not say that it runs."""
 CHILD_LINES = 4
 """What a child RLM's prose, code and output each get."""
 
+AGREED_SHOWN = "agreed; the file is there from the next step"
+CELL_RUNNING = "cell running"
 SAID = "the model is told: "
 OUTCOMES = {
     "no_answer": "no answer",
@@ -203,7 +208,7 @@ class Screen:
             if event.code is not None:
                 self._draw_code(event.cell or event.step, event.code, depth=event.depth)
         if not event.depth:
-            self._status("cell running" if event.code is not None else "")
+            self._status(CELL_RUNNING if event.code is not None else "")
 
     def _draw_prose(self, event: ReplyFinished) -> None:
         if event.depth:
@@ -239,6 +244,8 @@ class Screen:
             self._output = self._fold(OUTPUT_LINES, depth=0)
         if text := self._output.feed(event.text):
             self._console.write(text)
+        if self._output.hidden and not self._batches:
+            self._status(self._running())
 
     def _cell_finished(self, event: CellFinished) -> None:
         singles = self._batches.take_singles(event.child)
@@ -256,12 +263,15 @@ class Screen:
                 self._console.write(text)
             self._draw_batch(singles, event)
             self._draw_out(event)
-        self._output = None
+        self._prose = self._output = None  # a last reply may come without a step of its own
 
     def _draw_out(self, event: CellFinished) -> None:
         text = f"Out [{event.cell}] {event.status.replace('_', ' ')} {duration(event.duration_s)}"
         text = self._who(event.child) + text
         room = self._room(event.depth)
+        if AGREED in event.error:
+            self._say(f"{text.partition(' error ')[0]} {AGREED_SHOWN}", depth=event.depth)
+            return
         # The last line of a traceback is the one that names the error.
         reason = event.error.strip().rpartition("\n")[2]
         if reason := visible_line(reason, None if self._console.verbose else 3 * room):
@@ -284,8 +294,19 @@ class Screen:
         self._status_of_batches()
 
     def _status_of_batches(self) -> None:
-        progress = self._batches.progress(self._console.clock()) if self._batches else "cell running"
-        self._status(progress)
+        self._status(self._batches.progress(self._console.clock()) if self._batches else self._running())
+
+    def _running(self) -> str:
+        """`cell running · tick 23 · +15 lines`: what it prints beyond what is shown; less if narrow."""
+        if not self._output or not (hidden := self._output.hidden):
+            return CELL_RUNNING
+        more = f"+{plural(hidden, 'line')}"
+        room = self._room(0) - len(f"x {CELL_RUNNING} ·  · {more} ")
+        if room >= LAST_LINE_COLUMNS:
+            parts = [CELL_RUNNING, visible_line(self._output.last, room), more]
+        else:
+            parts = [visible_line(self._output.last, self._room(0) - len(f"x  · {more} ")), more]
+        return " · ".join(part for part in parts if part)
 
     def _draw_batch(self, batch: Batch | None, event: SubCallsFinished | CellFinished) -> None:
         if batch is None:
@@ -320,6 +341,7 @@ class Screen:
             self._console.note(f"not saved: {listed}")
 
     def _resumed(self, event: Resumed) -> None:
+        self._prose = self._output = None  # what streams from here on is another reply
         if event.kind == "stop":
             return
         self._say("the model is asked for its best answer" if event.kind == "answer" else "going on")

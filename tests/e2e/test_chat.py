@@ -9,6 +9,13 @@ from tests.model_server import ModelServer
 
 PROMPT = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 
+TABLE = """\
+class Table:
+    def __repr__(self):
+        return chr(10).join(f'row {n}' for n in range(100))
+table = Table()"""
+"""Its value has a hundred lines."""
+
 
 def test_a_pipe_is_a_conversation(project: Project, server: ModelServer) -> None:
     project.write("a.txt", "one\ntwo\n")
@@ -80,7 +87,7 @@ def test_slash_commands(project: Project, server: ModelServer) -> None:
     project.write("a.txt", "one\ntwo\n")
     long = "\n".join(f"x{number} = {number}" for number in range(30))
     server.reply(
-        "root", cell(f"words = context.split()\n{long}\nprint('THE END')"), cell("FINAL(len(words))")
+        "root", cell(f"words = context.split()\n{long}\n{TABLE}\nprint('THE END')"), cell("FINAL(len(words))")
     )
     server.reply("second", cell("FINAL({'twice': 2 * len(words)})"))
     server.reply("second", cell("FINAL('/usr')"))
@@ -93,6 +100,7 @@ def test_slash_commands(project: Project, server: ModelServer) -> None:
         "/steps 1",
         "/steps 9",
         "/vars words",
+        "/vars table",
         "/vars nothing",
         "/files a.txt",
         "/trace 1",
@@ -134,6 +142,7 @@ def test_slash_commands(project: Project, server: ModelServer) -> None:
         "THE END Out [1] ok",
         "There is no step 9. The last turn has steps 1 to 2.",
         "words: list, 2 items ['one', 'two']",
+        "row 39 … +60 lines (in a cell: print(table))",
         "There is no variable 'nothing'.",
         "a.txt 8 B",
         "turn 1 \N{MIDDLE DOT} ",

@@ -363,6 +363,16 @@ def test_a_stream_that_is_not_utf8_gets_ascii() -> None:
         assert [line[1:] for line in terminal.shown[-2:]] == ["* point", " waiting for a model that..."]
 
 
+@pytest.mark.parametrize(
+    ("environ", "plain"),
+    [({"LC_ALL": "C"}, True), ({"LANG": "POSIX"}, True), ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False)],
+)
+def test_a_terminal_in_the_locale_c_gets_ascii(environ: dict[str, str], plain: bool) -> None:
+    with Terminal(environ={"TERM": "xterm", **environ}) as terminal:
+        terminal.console.line("… é")
+        assert terminal.stream.startswith(b"... \\xe9" if plain else "… é".encode())
+
+
 def test_the_width_is_the_terminals() -> None:
     with Terminal(columns=33) as terminal:
         assert terminal.console.width == 33

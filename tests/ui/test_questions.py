@@ -44,6 +44,9 @@ def test_the_folder_is_offered_by_its_visible_name() -> None:
         (" stop ", Resume(kind="stop")),
         ("look at June only", Resume(kind="continue", hint="look at June only")),
         ("  ", None),
+        ("/quit", None),
+        ("//usr only", Resume(kind="continue", hint="/usr only")),
+        *((word, Resume(kind="stop")) for word in ("n", "No", "q", "quit")),
     ],
 )
 def test_an_answer_after_ctrl_c(text: str, choice: Resume | None) -> None:

@@ -123,7 +123,38 @@ def test_what_is_folded_tells_how_to_see_it() -> None:
     assert "  … +37 lines (/steps 1)" in lines
     assert "  … +12 lines (/steps 1)" in lines
     narrow = shown(turn(), columns=20, more="/steps {step}")
-    assert "  … +37 lines" in narrow and "  … +12 lines" in narrow
+    assert "  … +37: /steps 1" in narrow and "  … +12: /steps 1" in narrow
+    assert "  … +12: rlm trace" in shown(turn(), columns=20, more="rlm trace")
+
+
+def test_a_cell_that_prints_more_shows_its_last_line_in_the_status() -> None:
+    for columns, status in ((80, "cell running · tick 22 · +15 lines"), (20, "tick… · +15 lines")):
+        with Terminal(columns=columns) as terminal:
+            screen = Screen(terminal.console)
+            for event in (StepStarted(step=1, max_steps=2), reply()):
+                screen.show(event)
+            for number in range(23):
+                screen.show(CellOutput(text=f"tick {number}\n"))
+                terminal.clock.now_s += 1
+            assert terminal.shown[-1][2:] == status
+            assert terminal.shown[-2] == "  tick 7"
+            screen.show(cell())
+            assert terminal.shown[-2:] == ["  … +15 lines", "Out [7] ok 1.2s"]
+
+
+def test_a_last_reply_without_a_step_of_its_own_begins_anew() -> None:
+    streamed: list[Event] = [ReplyDelta(text="I look "), ReplyDelta(text="first."), reply("I look first.")]
+    last = reply("Best so far.", None, step=2)
+    for further in ([last], [ReplyDelta(text="Best so "), ReplyDelta(text="far."), last]):
+        lines = shown([StepStarted(step=1, max_steps=1), *streamed, cell(), *further], columns=18)
+        assert lines[1] == "I look first." and lines[-2:] == ["Out [7] ok 1.2s", "Best so far."]
+
+
+def test_a_file_that_was_agreed_to_is_no_failure() -> None:
+    error = "PermissionError: /a b/may.txt: agreed, and there from the next step on. Call load_file again."
+    assert shown([reply(), cell("error", error=error)])[-1] == (
+        "Out [7] agreed; the file is there from the next step"
+    )
 
 
 async def test_an_interrupted_turn_goes_on() -> None:
