@@ -223,9 +223,13 @@ class Chat:
             self.console.error(RlmError(finished.message, hint=finished.hint))
 
     def _show_answer(self, finished: "TurnFinished", *, long: bool) -> None:
-        """A short answer while its namespace is saved; a long one, which Ctrl-C stops, after that."""
+        """A short answer while its namespace is saved; a long one, which Ctrl-C stops, after that.
+
+        Off a terminal, where nobody sees that it is being saved, an answer means that its variables are.
+        """
         answer = finished.answer
-        if answer and long == (answer.size_bytes > SHORT_BYTES):
+        late = answer is not None and (answer.size_bytes > SHORT_BYTES or not self.console.is_terminal)
+        if answer and long == late:
             hint = f"All of it is in {answer.path}."
             with stoppable("Showing the answer", hint=hint) if long else contextlib.nullcontext():
                 self.console.answer(Path(answer.path), prose=answer.format == "text")

@@ -184,7 +184,8 @@ def _answer(
     from rlm.cli import output
 
     with contextlib.ExitStack() as stack:
-        at_once = show and request.output is None and request.schema is None
+        # Off a terminal nobody sees that the namespace is being saved: there an answer means that it is.
+        at_once = show and console.is_terminal and not (request.output or request.schema)
         asked = _ask(options, console, request, begun, stack, lines, at_once=at_once)
         problem = asked.problem
         if not request.fresh:

@@ -151,4 +151,4 @@ def test_yes_runs_it_and_elsewhere_it_runs_if_it_fits(priced: Project, server: M
     server.reply("root", plan)
     refused = priced.ask("Foxes?", "--max-cost", "0.05").answer
     assert sent(server) == 60
-    assert "it would cost about $0.12, and $0.0450 is left: enough for about 11 of these calls" in refused
+    assert "it would cost about $0.12, and $0.0450 is left: enough for about 11 of them" in refused
