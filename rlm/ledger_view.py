@@ -4,9 +4,6 @@ Every call still reserves and settles there, so that no child RLM can lift a cap
 It has no caps of its own.
 """
 
-from collections import defaultdict
-from dataclasses import replace
-
 from rlm.errors import BudgetReached
 from rlm.events import Usage
 from rlm.ledger import Ledger, Price, Reservation
@@ -15,16 +12,14 @@ from rlm.ledger import Ledger, Price, Reservation
 class Tally(Ledger):
     """In front of `shared`, which may be a `Tally` itself: that of the RLM which asked.
 
-    What is left is what is left of `shared`; what was taken, refused and is under way is what went through
-    here.
+    What is left is what is left of `shared`, but for what that keeps for its own last answer; what was taken,
+    refused and is under way is what went through here.
     """
 
     def __init__(self, shared: Ledger) -> None:
         super().__init__()
         self.max_cost_usd = shared.max_cost_usd
         self._shared = shared
-        self._mine: set[Reservation] = set()
-        self._taken: defaultdict[str, Usage] = defaultdict(Usage)
 
     def reserve(
         self,
@@ -47,41 +42,23 @@ class Tally(Ledger):
         except BudgetReached:
             self.refused += sub_call
             raise
-        self._mine.add(reservation)
+        self._open.add(reservation)
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:
         self._shared.settle(reservation, usage)
-        self._mine.remove(reservation)
-        sub_calls = usage.calls if reservation.sub_call else 0
-        self._taken[reservation.model] += replace(usage, sub_calls=sub_calls)
+        super().settle(reservation, usage)
 
     def release(self, reservation: Reservation) -> None:
         self._shared.release(reservation)
-        self._mine.remove(reservation)
-
-    @property
-    def usage(self) -> Usage:
-        """All calls together that were settled through here."""
-        return sum(self._taken.values(), Usage())
-
-    def by_model(self) -> dict[str, Usage]:
-        return dict(self._taken)
+        super().release(reservation)
 
     def usage_of(self, model: str) -> Usage:
         return self._shared.usage_of(model)
 
     @property
-    def under_way(self) -> int:
-        return len(self._mine)
-
-    @property
     def any_under_way(self) -> bool:
         return self._shared.any_under_way
-
-    @property
-    def reserved_usd(self) -> float:
-        return sum(reservation.cost_usd or 0.0 for reservation in self._mine)
 
     def remaining_usd(self, *, final: bool = False) -> float | None:
         return self._shared.remaining_usd()
