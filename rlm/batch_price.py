@@ -5,7 +5,6 @@ reserves nothing and refuses nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rlm.calls import SUB_OUTPUT_TOKENS, Call
 from rlm.events import BatchPrice, Usage
@@ -15,8 +14,6 @@ from rlm.models import Model
 GUESSED_REPLY_TOKENS = 400
 CALLS_TO_MEASURE = 3
 """From so many calls of a model on, its replies are not guessed but measured."""
-
-
 GUESSED_CHILD = Usage(calls=4, input_tokens=16_000, output_tokens=2_000)
 """What a child RLM takes, until one has come back."""
 
@@ -59,7 +56,7 @@ def price_of_children(count: int, *, model: Model, ledger: Ledger, taken: Usage,
             input_tokens=each.input_tokens // each.calls, output_tokens=each.output_tokens // each.calls
         )
         cost_usd = step_usd * each.calls * count
-    price = _beside_what_is_left(
+    return _beside_what_is_left(
         count,
         cached=0,
         model=model,
@@ -68,11 +65,8 @@ def price_of_children(count: int, *, model: Model, ledger: Ledger, taken: Usage,
         output_tokens=each.output_tokens * count // of,
         cost_usd=cost_usd,
         measured=bool(finished),
+        calls_each=max(1, each.calls) / of,
     )
-    left_calls = ledger.remaining_sub_calls()
-    if left_calls is None:
-        return price
-    return replace(price, affordable=min(price.affordable, left_calls * of // max(1, each.calls)))
 
 
 def _beside_what_is_left(
@@ -85,6 +79,7 @@ def _beside_what_is_left(
     output_tokens: int,
     cost_usd: float | None,
     measured: bool,
+    calls_each: float = 1.0,
 ) -> BatchPrice:
     left_usd, left_tokens = ledger.remaining_usd(), ledger.remaining_tokens(priced=model.price is not None)
     shares = [1.0]
@@ -92,9 +87,9 @@ def _beside_what_is_left(
         shares.append(left_usd / cost_usd)
     if left_tokens is not None and (tokens := input_tokens + output_tokens):
         shares.append(left_tokens / tokens)
+    if (left_calls := ledger.remaining_sub_calls()) is not None and count:
+        shares.append(left_calls / (count * calls_each))
     affordable = int(count * min(shares) + 1e-9)
-    if (left_calls := ledger.remaining_sub_calls()) is not None:
-        affordable = min(affordable, left_calls)
     return BatchPrice(
         calls=count,
         cached=cached,
@@ -118,8 +113,10 @@ def refusal(price: BatchPrice, *, left_calls: int | None, children: bool = False
     tokens = price.input_tokens + price.output_tokens
     if price.left_tokens is not None and tokens > price.left_tokens:
         cost, left = f"take about {tokens:,} tokens", f"{price.left_tokens:,}"
+    elif price.left_usd is not None and (price.cost_usd or 0.0) > price.left_usd:
+        cost, left = f"cost about {_usd(price.cost_usd or 0.0)}", _usd(price.left_usd)
     else:
-        cost, left = f"cost about {_usd(price.cost_usd or 0.0)}", _usd(price.left_usd or 0.0)
+        cost, left = "take several sub-calls each", f"room for {left_calls:,}"
     return (
         f"{wants} would {cost}, and {left} is left: enough for about {price.affordable:,} of them. "
         "Plan fewer or shorter calls: filter in Python first, or read a sample."

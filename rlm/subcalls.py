@@ -156,19 +156,24 @@ class SubCallServer:
         # In a thread: a batch may hold a gigabyte to hash, and its price wait for litellm's import.
         items = await asyncio.to_thread(self._items, asker, model, self.settings(name), prompts, system)
         batch = self._batch(asker, model, len(items))
-        price = self._price(items, model, asker)
+        too_large: list[tuple[Item, PromptTooLarge]] = []
+        for item in items:
+            try:
+                assert item.call
+                require_fits(item.call)
+            except PromptTooLarge as error:
+                too_large.append((item, error))
+        refused = {item for item, _ in too_large}
+        fitting = [item for item in items if item not in refused]
+
+        def price_of_them(left: Sequence[Item]) -> BatchPrice:
+            return self._price(left, model, asker)
+
+        price = price_of_them(fitting)
         async with batch.open(price.cost_usd):
-            waiting: list[Item] = []
-            for item in items:
-                try:
-                    assert item.call
-                    require_fits(item.call)
-                    waiting.append(item)
-                except PromptTooLarge as error:
-                    batch.fail(item, error)
-            await self._send_as_agreed(
-                batch, waiting, lambda left: self._price(left, model, asker), self._answer, asker
-            )
+            for item, reason in too_large:
+                batch.fail(item, reason)
+            await self._send_as_agreed(batch, fitting, price, price_of_them, self._answer, asker)
         return [item.result for item in items]
 
     def _items(
@@ -197,15 +202,20 @@ class SubCallServer:
         self,
         batch: Batch,
         items: Sequence[Item],
+        price: BatchPrice,
         price_of_them: Callable[[Sequence[Item]], BatchPrice],
         work: Work,
         asker: Asker,
     ) -> None:
-        """Send all, or as many as the user agrees to; the others keep the result that they were not."""
+        """Send all, or as many as the user agrees to; the others keep the result that they were not.
+
+        `price` is that of all; what is left after a part is priced anew.
+        """
         sent = 0
         while sent < len(items):
             left = items[sent:]
-            price = price_of_them(left)
+            if sent:
+                price = price_of_them(left)
             dear = self.asks and (price.cost_usd or 0.0) > self.confirm_above_usd
             if dear or (sent and price.calls):
                 choice = await self._ask_user(batch, price, sampled=sent)
@@ -284,8 +294,9 @@ class SubCallServer:
                 len(left), model=model, ledger=asker.ledger, taken=self._taken, finished=self._finished
             )
 
-        async with batch.open(price_of_them(items).cost_usd):
-            await self._send_as_agreed(batch, items, price_of_them, run, asker)
+        price = price_of_them(items)
+        async with batch.open(price.cost_usd):
+            await self._send_as_agreed(batch, items, price, price_of_them, run, asker)
         return [item.result for item in items]
 
     def _batch(self, asker: Asker, model: Model, total: int, *, recursive: bool = False) -> Batch:
