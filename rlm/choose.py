@@ -68,12 +68,9 @@ def models_of(config: Config) -> Models:
         return made[id(model)]
 
     def choose(name: str) -> Model:
-        for model in (config.root, config.sub):
-            if name == model.model:
-                return make(model)
-        if name in config.aliases:
-            return make(config.aliases[name])
-        known = ", ".join([config.root.model, config.sub.model, *config.aliases])
-        raise ConfigError(f"The model {name!r} is not configured.", f"There are: {known}.")
+        known = [config.root.model, config.sub.model, *config.aliases]
+        if name not in known:
+            raise ConfigError(f"The model {name!r} is not configured.", f"There are: {', '.join(known)}.")
+        return make(config.named(name))
 
     return Models(root=with_retry(make(config.root), retry), sub=make(config.sub), choose=choose, retry=retry)

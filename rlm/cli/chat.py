@@ -37,7 +37,6 @@ PLAIN_PROMPT = "> "
 VALUE_LINES = 40
 """What `/vars NAME` shows of a value."""
 LEAVE_HINT = "Ctrl-D or /quit leaves"
-SHORT_BYTES = 16 * 1024
 
 
 EPILOG = """\
@@ -223,13 +222,11 @@ class Chat:
             self.console.error(RlmError(finished.message, hint=finished.hint))
 
     def _show_answer(self, finished: "TurnFinished", *, long: bool) -> None:
-        """A short answer while its namespace is saved; a long one, which Ctrl-C stops, after that.
+        """A short answer while its namespace is saved; a long one, which Ctrl-C stops, after that."""
+        from rlm.cli.conduct import shown_before_saving
 
-        Off a terminal, where nobody sees that it is being saved, an answer means that its variables are.
-        """
         answer = finished.answer
-        late = answer is not None and (answer.size_bytes > SHORT_BYTES or not self.console.is_terminal)
-        if answer and long == late:
+        if answer and long != shown_before_saving(answer, self.console):
             hint = f"All of it is in {answer.path}."
             with stoppable("Showing the answer", hint=hint) if long else contextlib.nullcontext():
                 self.console.answer(Path(answer.path), prose=answer.format == "text")

@@ -17,7 +17,7 @@ import click
 
 from rlm.cli.ask import Asker
 from rlm.errors import Interrupted
-from rlm.events import AskBatch, AskConsent, AskInterrupted, BatchChoice, Resume, TurnFinished
+from rlm.events import Answer, AskBatch, AskConsent, AskInterrupted, BatchChoice, Resume, TurnFinished
 from rlm.requests import agree_to_folder
 from rlm.session import Session
 from rlm.ui.console import Console
@@ -30,10 +30,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TICK_S = 0.1
+SHORT_BYTES = 16 * 1024
 
 
 class Terminated(Interrupted):
     """The terminal has gone, or the program was told to end."""
+
+
+def shown_before_saving(answer: Answer, console: Console) -> bool:
+    """Whether an answer is shown before its namespace is saved: a short one, on a terminal.
+
+    A longer one would hold the saving up. Off a terminal, where nobody sees that it is being saved, an answer
+    means that its variables are.
+    """
+    return console.is_terminal and answer.size_bytes <= SHORT_BYTES
 
 
 async def conduct(

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rlm.state import State
     from rlm.ui.console import Console
 
-SHORT_BYTES = 16 * 1024
-"""So long an answer is shown before the namespace is saved, which would hold up a reader of a longer one."""
-
 EPILOG = """\
 \b
 Examples:
@@ -184,8 +181,7 @@ def _answer(
     from rlm.cli import output
 
     with contextlib.ExitStack() as stack:
-        # Off a terminal nobody sees that the namespace is being saved: there an answer means that it is.
-        at_once = show and console.is_terminal and not (request.output or request.schema)
+        at_once = show and not (request.output or request.schema)
         asked = _ask(options, console, request, begun, stack, lines, at_once=at_once)
         problem = asked.problem
         if not request.fresh:
@@ -218,7 +214,7 @@ def _ask(
 ) -> Asked:
     """Run the turn. What was opened for it is closed with `stack`.
 
-    With `at_once` a short answer is shown when it is there, before the namespace is saved.
+    With `at_once` a short answer may be shown before the namespace is saved.
     """
     from rlm.cli.output import require_writable
 
@@ -243,8 +239,10 @@ def _ask(
     begun.limits, begun.turn, before = config.limits, view.next_turn, view.usage
 
     def show(finished: "TurnFinished") -> None:
+        from rlm.cli.conduct import shown_before_saving
+
         answer = finished.answer
-        if at_once and answer and answer.size_bytes <= SHORT_BYTES:
+        if at_once and answer and shown_before_saving(answer, console):
             with contextlib.suppress(OSError):  # which is told when it is met again
                 console.answer(Path(answer.path), prose=answer.format == "text")
                 begun.shown = True
