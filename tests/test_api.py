@@ -19,11 +19,12 @@ from rlm.api import Settings
 from rlm.events import CellFinished, ReplyFinished, StepStarted, TurnFinished
 from rlm.settings import SHORT_NAMES
 from tests.e2e import cell
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import Fault, ModelServer, Reply
 
-pytestmark = [  # litellm's own
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+pytestmark = [
+    AT_IMPORT,
+    AT_CALLS,
 ]
 HANG = "import time\nkept = 7\nllm_query('Started.')\ntime.sleep(600)"
 

@@ -10,14 +10,14 @@ from rlm.calls import SUB_OUTPUT_TOKENS
 from rlm.ledger import Price
 from rlm.models import LiteLLMModel
 from rlm.providers import ModelSettings
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 
 PAGE = (Path(__file__).parent.parent / "docs/cost.md").read_text(encoding="utf-8")
 PROSE = " ".join(PAGE.split())
 
-# litellm ignores these itself, when imported; pytest takes its filters back after each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+    AT_IMPORT,
+    AT_CALLS,
 ]
 
 Cells = list[str]

@@ -21,8 +21,9 @@ from rlm.config import load_config
 from rlm.errors import SandboxError
 from rlm.settings import Config
 from tests.docker_proxy import DockerProxy
+from tests.litellm_warnings import AT_IMPORT
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier")  # litellm's own
+pytestmark = AT_IMPORT
 
 
 @pytest.fixture

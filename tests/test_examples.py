@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import cell
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import ModelServer
 
-pytestmark = [  # litellm's own
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+pytestmark = [
+    AT_IMPORT,
+    AT_CALLS,
 ]
 ROOT = Path(__file__).parent.parent
 

@@ -10,8 +10,9 @@ from rlm.families import addendum, family, thinks_unopened
 from rlm.models import LiteLLMModel, Model
 from rlm.providers import ModelSettings
 from rlm.settings import Config, Limits, ModelConfig
+from tests.litellm_warnings import AT_IMPORT
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier")
+pytestmark = AT_IMPORT
 
 
 @pytest.mark.parametrize(

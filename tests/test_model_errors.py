@@ -13,8 +13,9 @@ from rlm.errors import ConfigError, ModelError, PromptTooLarge, RlmError
 from rlm.model_errors import translate
 from rlm.models import known_models
 from rlm.providers import ModelSettings
+from tests.litellm_warnings import AT_IMPORT
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier")
+pytestmark = AT_IMPORT
 
 PAGE = Path(__file__).parent.parent / "docs/models.md"
 SETTINGS = ModelSettings(model="openai/qqqqqqqqqqqqqq", api_key="sk-a-secret")

@@ -5,7 +5,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from rlm.models import (
     ChatMessage,
     LiteLLMModel,
     Model,
-    close_models,
     estimate_tokens,
     known_models,
     near_models,
@@ -27,28 +25,17 @@ from rlm.models import (
 from rlm.providers import ModelSettings, full_name, key_variable, key_variables
 from rlm.retry import Retry, with_retry
 from rlm.thinking import ThinkSplitter, split_thinking
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import Fault, ModelServer, Reply, Tokens
 
-# litellm ignores these itself, when imported; pytest takes its filters back after each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+    AT_IMPORT,
+    AT_CALLS,
+    pytest.mark.usefixtures("closed_connections"),
 ]
 
 HELLO: list[ChatMessage] = [{"role": "user", "content": "hello"}]
 KEY = "sk-very-secret-key"
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-async def _closed_connections() -> AsyncIterator[None]:
-    yield
-    await close_models()
 
 
 def model_at(

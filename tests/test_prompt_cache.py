@@ -4,21 +4,22 @@ import copy
 import importlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from rlm.errors import ModelError
 from rlm.ledger import Price
-from rlm.models import ChatMessage, LiteLLMModel, close_models, known_models
+from rlm.models import ChatMessage, LiteLLMModel, known_models
 from rlm.prompt_cache import marked, needs_marks
 from rlm.providers import ModelSettings
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import Fault, ModelServer, Reply, Tokens
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+    AT_IMPORT,
+    AT_CALLS,
+    pytest.mark.usefixtures("closed_connections"),
 ]
 
 CLAUDE = "anthropic/claude-sonnet-4-5"
@@ -31,18 +32,6 @@ def said(role: str, content: str) -> ChatMessage:
 
 
 CHAT = [said("system", "You answer."), said("user", "one"), said("assistant", "two"), said("user", "three")]
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-async def _closed_connections() -> AsyncIterator[None]:
-    yield
-    await close_models()
 
 
 def model_at(server: ModelServer, name: str = CLAUDE, **settings: Any) -> LiteLLMModel:

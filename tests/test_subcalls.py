@@ -1,7 +1,7 @@
 """Sub-calls against the scripted server: what is sent, what is answered without, and what each costs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,20 @@ from rlm.events import (
     Usage,
 )
 from rlm.ledger import Caps, Ledger, Price
-from rlm.models import LiteLLMModel, Model, close_models
+from rlm.models import LiteLLMModel, Model
 from rlm.protocol import SubCalls, pack_strings, unpack_strings
 from rlm.providers import ModelSettings
 from rlm.retry import Retry
 from rlm.settings import Config, ModelConfig
 from rlm.single_flight import SingleFlight
 from rlm.subcalls import ChildTask, SubCallServer
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import Answer, Fault, Json, ModelServer, Reply, Tokens
 
-# litellm ignores these itself, when imported; pytest takes its filters back after each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+    AT_IMPORT,
+    AT_CALLS,
+    pytest.mark.usefixtures("closed_connections"),
 ]
 
 TOKENS = Tokens(input=1000, output=100)
@@ -50,18 +51,6 @@ class ANY_ERROR(str):  # noqa: N801
         return isinstance(other, str) and other.startswith(f"{self}: ")
 
     __hash__ = str.__hash__
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-async def _closed_connections() -> AsyncIterator[None]:
-    yield
-    await close_models()
 
 
 class Windowed(LiteLLMModel):

@@ -1,18 +1,11 @@
-"""A scripted model server and a folder to ask questions in, for each test its own."""
+"""A folder to ask questions in, for each test its own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import Project
 from tests.model_server import ModelServer
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ from rlm.models import close_models
 from rlm.session import Session
 from rlm.state import State
 from tests.e2e import KEY, PATIENCE_S, Project, cell, prompts
+from tests.litellm_warnings import AT_CALLS, AT_IMPORT
 from tests.model_server import Fault, Json, ModelServer, Reply
 
-# litellm ignores these itself, when imported; pytest takes its filters back after each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier"),
-    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance is deprecated"),
+    AT_IMPORT,
+    AT_CALLS,
 ]
 
 
